@@ -1,0 +1,20 @@
+"""The plugins that come with Fulgurite, declared in plain strings like anybody's; ``pyproject.toml`` lists them."""
+
+from fulgurite.plugins.registry import Plugin
+
+SEQPOINT = Plugin(
+    name="seqpoint",
+    summary="profile an epoch of variable-length training from a handful of representative iterations",
+    paper="Pati et al., SeqPoint, ISPASS 2020, arXiv:2007.10459",
+    components={
+        "SeqPoint": "fulgurite.callbacks.seqpoint.callback:SeqPoint",
+        "RandomState": "fulgurite.callbacks.random_state:RandomState",
+        "GettextTranslation": "fulgurite.data.gettext_translation:GettextTranslation",
+        "SpeechFolder": "fulgurite.data.speech_folder:SpeechFolder",
+        "Translator": "fulgurite.models.translation.module:Translator",
+        "SpeechRecognizer": "fulgurite.models.speech.module:SpeechRecognizer",
+    },
+    recipes="fulgurite.recipes.seqpoint",
+    modules=("fulgurite.callbacks", "fulgurite.data", "fulgurite.models"),
+    commands="fulgurite.recipes.seqpoint.commands:main",
+)

@@ -1,0 +1,107 @@
+"""``check``: parse a recipe, build everything that it names, and take one step of each loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fulgurite.plugins.registry import Registry
+from fulgurite.recipes.library import Recipe, RecipeError
+from fulgurite.recipes.needs import missing_needs
+from fulgurite.recipes.trust import allow_list
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What ``check`` found.
+
+    Attributes:
+        status: ``ok``, ``not run`` (something that it needs is missing) or ``fault``.
+        message: one line: what is missing, or what is wrong and where.
+    """
+
+    status: Literal["ok", "not run", "fault"]
+    message: str = ""
+
+
+def check_recipe(recipe: Recipe, registry: Registry, *, allow_import: tuple[str, ...] = (), args: tuple[str, ...] = (),
+                 own_process: bool | None = None) -> Outcome:
+    """Check one recipe.
+
+    Args:
+        recipe: the recipe.
+        registry: the installed plugins.
+        allow_import: modules of the user's own that it may import.
+        args: overrides, as on the command line.
+        own_process: whether to run in a process of its own; None: if it uses more than one device, because Lightning's
+            launcher re-executes the command line of the process that it runs in.
+    """
+    try:
+        settings = recipe.settings
+        missing = missing_needs(settings.get("needs"), args)
+        if missing:
+            return Outcome("not run", "needs " + "; needs ".join(missing))
+        if own_process is None:
+            own_process = uses_processes(settings)
+        if own_process:
+            return _check_elsewhere(recipe, allow_import, args)
+        _fast_dev_run(recipe, registry, allow_list(registry, allow_import), args)
+    except RecipeError as error:
+        return Outcome("fault", str(error))
+    except Exception as error:  # whatever a model or data module raises is a fault of the recipe, said in one line
+        return Outcome("fault", f"{recipe.path}: {one_line(error)}")
+    return Outcome("ok")
+
+
+def uses_processes(settings: dict[str, Any]) -> bool:
+    """Whether a recipe starts more than one process."""
+    trainer = settings.get("trainer") or {}
+    return isinstance(trainer, dict) and (
+        trainer.get("devices", 1) not in (1, "1", [0]) or trainer.get("num_nodes", 1) not in (1, "1")
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line.
+
+    Example:
+        >>> one_line(KeyError("x"))
+        "KeyError: 'x'"
+    """
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    return text if kind == "ValueError" and text else f"{kind}: {text}" if text else kind
+
+
+def _fast_dev_run(recipe: Recipe, registry: Registry, allowed: tuple[str, ...], args: tuple[str, ...]) -> None:
+    from fulgurite.recipes.lightning_cli import run_cli
+
+    quiet = ["--trainer.fast_dev_run=true", "--trainer.logger=false", "--trainer.enable_progress_bar=false",
+             "--trainer.enable_model_summary=false"]
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            run_cli(["fit", "--config", str(recipe.path), *args, *quiet], registry, allowed, name=recipe.name)
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _check_elsewhere(recipe: Recipe, allow_import: tuple[str, ...], args: tuple[str, ...]) -> Outcome:
+    allow = [word for name in allow_import for word in ("--allow-import", name)]
+    command = [sys.executable, "-m", "fulgurite.recipes.cli", "check", str(recipe.path), *allow, *args]
+    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode == 0:
+        return Outcome("ok")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("fault")] or (done.stderr or done.stdout).splitlines()[-1:]
+    return Outcome("fault", lines[0].partition(": ")[2] if lines else f"its process ended with code {done.returncode}")

@@ -1,0 +1,174 @@
+"""Lightning's own command line, held to what a recipe may do, with one-line errors and the bars of ``expect:``."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from fulgurite.plugins.registry import Registry, nearest
+from fulgurite.recipes.expect import Verdict, judge, parse_bars
+from fulgurite.recipes.library import REMOTE, Document, Recipe, RecipeError
+from fulgurite.recipes.lint import lint, load_named
+from fulgurite.recipes.trust import enforced
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_INNER = re.compile(r"⟦(.*?)⟧", re.DOTALL)
+
+
+class RecipeParser(LightningArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing the usage page; a nested parser's error is marked and ends up in the outer one's."""
+        raise RecipeError(f"⟦{condense(message)}⟧") from ex
+
+
+def condense(message: str) -> str:
+    """One line out of jsonargparse's report: the key, what was got, what was expected.
+
+    Example:
+        >>> condense('Parser key "trainer.max_epochs":\\n  Does not validate against any of the Union subtypes\\n'
+        ...          "  Subtypes: [<class 'int'>, <class 'NoneType'>]\\n  Given value: two")
+        'trainer.max_epochs: got two, expected int or null'
+    """
+    key = re.match(r'\s*Parser key "([^"]*)":', message)
+    prefix = key[1] if key else ""
+    inner = _INNER.findall(message)
+    if inner:
+        text = inner[0]
+        return text if not prefix or text.startswith(prefix) else f"{prefix}: {text}"
+    denied = re.search(r"Importing '([^']*)' is not allowed", message)
+    if denied:
+        return (f"{prefix}: " if prefix else "") + (
+            f"importing {denied[1]} is refused; for a module of your own: --allow-import {denied[1].split('.')[0]}"
+        )
+    unknown = re.search(r"Key '([^']+)' is not expected|(?:No action for key|Unrecognized arguments:) \"?([^\s\"]+)", message)
+    if unknown:
+        return (f"{prefix}: " if prefix else "") + f"no such option {unknown[1] or unknown[2]!r}"
+    given = re.findall(r"Given value: (.*)", message)
+    subtypes = re.search(r"Subtypes: \[(.*)\]", message) or re.search(r"Expected an? (<class '[^']+'>)", message)
+    if given and subtypes:
+        wanted = [_plain(name) for name in re.split(r", (?![^\[]*\])", subtypes[1])]
+        return f"{prefix}: got {given[-1].strip()}, expected {' or '.join(wanted)}"
+    body = message[key.end() :] if key else message
+    lines = [line.strip(" -") for line in body.splitlines() if line.strip(" -")]
+    return (f"{prefix}: " if prefix else "") + "; ".join(lines[:3])
+
+
+def _plain(annotation: str) -> str:
+    name = re.sub(r"<class '([\w.]+)'>", lambda match: match[1].rsplit(".", 1)[-1], annotation).strip()
+    return "null" if name == "NoneType" else re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", name)
+
+
+class RecipeCLI(LightningCLI):
+    """``LightningCLI`` for recipes: any model and data module, `expect:` and `needs:` as keys, logs under ``runs/``."""
+
+    def __init__(self, args: list[str], *, name: str = "run") -> None:
+        self._args = args
+        logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "runs", "name": name}}
+        super().__init__(
+            parser_class=RecipeParser,
+            trainer_defaults={"logger": logger},
+            save_config_kwargs={"overwrite": True},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the two keys that are ours."""
+        parser.add_argument("--expect", type=dict[str, Any] | None, default=None, help="bars on logged metrics, checked after fit")
+        parser.add_argument("--needs", type=dict[str, list[str]] | None, default=None, help="data folders and extras that must be there")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if "weights_only" in self._subcommand_method_arguments[subcommand]:
+            # Lightning's default trusts a checkpoint that comes from a URL.
+            parser.set_defaults({"weights_only": True})
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what was given; ``sys.argv`` keeps the words that a re-executed rank will read."""
+        self.config = parser.parse_args(args)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The bars of the recipe beside what the run logged."""
+        return judge(parse_bars(self._get(self.config, "expect")), self.trainer.callback_metrics)
+
+
+def run_cli(args: list[str], registry: Registry, allowed: tuple[str, ...], *, name: str = "run") -> RecipeCLI:
+    """Check the recipes among the arguments, then parse, build and run.
+
+    Args:
+        args: Lightning's own words: ``["fit", "--config", path, "--trainer.max_epochs", "2"]``.
+        registry: the installed plugins.
+        allowed: what may be imported (:func:`fulgurite.recipes.trust.allow_list`).
+        name: under which the run is logged (``runs/<name>/version_0``).
+
+    Raises:
+        RecipeError: one line that says what is wrong.
+    """
+    with enforced(allowed), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        load_named([word for arg in args for word in _WORD.findall(arg)], registry)
+        documents = [_read_config(path) for path in config_paths(args)]
+        for document in documents:
+            lint(document, registry, allowed)
+            load_named(_WORD.findall(Path(document.source).read_text(encoding="utf-8")), registry)
+        try:
+            return RecipeCLI(args, name=name)
+        except RecipeError as error:
+            raise RecipeError(_located(str(error), documents)) from error
+        except SystemExit as stop:
+            if stop.code in (0, None):  # --help
+                sys.exit(0)
+            raise RecipeError(f"the command line could not be read: {' '.join(args)}") from stop
+
+
+def config_paths(args: list[str]) -> list[str]:
+    """The files named by ``--config``/``-c``.
+
+    Raises:
+        RecipeError: a URL, or nothing after the option.
+    """
+    paths = []
+    for index, word in enumerate(args):
+        option, equals, value = word.partition("=")
+        if option not in ("--config", "-c"):
+            continue
+        if not equals:
+            if index + 1 >= len(args):
+                raise RecipeError(f"{option}: give a file")
+            value = args[index + 1]
+        if REMOTE.match(value):
+            raise RecipeError(f"{value}: remote configs are off; download the file, read it, and give its path")
+        paths.append(value)
+    return paths
+
+
+def _read_config(path: str) -> Document:
+    if not Path(path).is_file():
+        beside = [str(other) for other in Path(path).parent.glob("*.y*ml")]
+        raise RecipeError(f"{path}: no such file{nearest(path, beside)}")
+    return Recipe(path, Path(path)).document()
+
+
+def _located(message: str, documents: list[Document]) -> str:
+    text = message.removeprefix("⟦").removesuffix("⟧")
+    path: tuple[str | int, ...] = tuple(re.match(r"[\w.]*", text)[0].split("."))  # type: ignore[index]
+    while path:
+        for document in documents:
+            if path in document.lines:
+                return f"{document.where(path)}: {text}"
+        path = path[:-1]
+    return text
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that reports; the launcher marks the others."""
+    return pl.utilities.rank_zero_only.rank in (0, None)
