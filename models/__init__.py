@@ -4,14 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fulgurite.models.speech.deepspeech import DeepSpeech2 as DeepSpeech2
     from fulgurite.models.speech.module import SpeechRecognizer as SpeechRecognizer
     from fulgurite.models.translation.module import Translator as Translator
+    from fulgurite.models.translation.rnn import GNMT as GNMT
+    from fulgurite.models.translation.transformer import TranslationTransformer as TranslationTransformer
 
 _HOMES = {
+    "GNMT": "fulgurite.models.translation.rnn",
+    "DeepSpeech2": "fulgurite.models.speech.deepspeech",
     "SpeechRecognizer": "fulgurite.models.speech.module",
+    "TranslationTransformer": "fulgurite.models.translation.transformer",
     "Translator": "fulgurite.models.translation.module",
 }
-__all__ = ["SpeechRecognizer", "Translator"]
+__all__ = ["GNMT", "DeepSpeech2", "SpeechRecognizer", "TranslationTransformer", "Translator"]
 
 
 def __getattr__(name: str) -> object:
