@@ -5,14 +5,14 @@ BIN := .venv/bin
 
 .PHONY: demo test lint types bench clean
 
-.venv/.demo: pyproject.toml setup.py
+.venv/.demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fulgurite needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing (torch is large: a few minutes the first time)"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[data]"
 	@touch $@
 
-.venv/.dev: pyproject.toml setup.py
+.venv/.dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing (torch is large: a few minutes the first time)"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"

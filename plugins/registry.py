@@ -25,20 +25,23 @@ class Plugin:
     """One plugin, as plain strings.
 
     Args:
-        name: short name, also the prefix of its recipes (``name/recipe``); its sub-command is the name with ``-`` for ``_``.
+        name: short name, also the prefix of its recipes (``name/recipe``); its sub-command is the name with ``-``
+            for ``_``.
         summary: one line for ``fulgurite plugins``.
         paper: the paper and where to read it, or "".
         components: short name for YAML → ``"module:attribute"`` of a class.
         recipes: dotted name of the package that holds the YAML recipes, or "".
         modules: dotted prefixes that a recipe may import because this plugin is installed.
-        commands: ``"module:function"``; the function takes the arguments (list of str) and returns an exit code. "" for none.
+        commands: ``"module:function"``; the function takes the arguments (list of str) and returns an exit code.
+            "" for none.
 
     Raises:
         PluginError: a field has the wrong form.
 
     Example:
-        >>> Plugin("acme", "a callback", components={"Beep": "acme.callbacks:Beep"}, modules=("acme.callbacks",)).command
-        'acme'
+        >>> plugin = Plugin("acme_tools", "a callback", components={"Beep": "acme.callbacks:Beep"})
+        >>> plugin.command
+        'acme-tools'
     """
 
     name: str
@@ -71,7 +74,9 @@ class Plugin:
             return None
         spec = find_spec(self.recipes)
         if spec is None or not spec.submodule_search_locations:
-            raise PluginError(f"plugin {self.name!r}: recipe package {self.recipes!r} is not a package that is installed")
+            raise PluginError(
+                f"plugin {self.name!r}: recipe package {self.recipes!r} is not a package that is installed"
+            )
         return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -96,10 +101,14 @@ class Registry:
         for plugin in plugins:
             taken = {name for other in kept for name in other.components} & set(plugin.components)
             if plugin.name in {other.name for other in kept}:
-                found.append(f"plugin {plugin.name!r} is installed twice; the second one is skipped: uninstall one of the two")
+                found.append(
+                    f"plugin {plugin.name!r} is installed twice; the second one is skipped: uninstall one of the two"
+                )
             elif taken:
                 names = ", ".join(sorted(taken))
-                found.append(f"plugin {plugin.name!r} is skipped: the short name {names} belongs to another plugin already")
+                found.append(
+                    f"plugin {plugin.name!r} is skipped: the short name {names} belongs to another plugin already"
+                )
             else:
                 kept.append(plugin)
         return cls(tuple(kept), tuple(found))
@@ -126,11 +135,9 @@ def discover() -> Registry:
     A plugin whose description cannot be loaded is reported in ``problems`` and skipped.
     """
     found, problems = [], []
-    ours, others = [], []
-    for entry in entry_points(group=GROUP):
-        (ours if entry.value.startswith("fulgurite.") else others).append(entry)
     # The same distribution may be listed twice (an editable install seen from its own folder): one entry is enough.
-    for entry in dict.fromkeys(sorted(ours) + sorted(others)):
+    entries = dict.fromkeys(entry_points(group=GROUP))
+    for entry in sorted(entries, key=lambda entry: (not entry.value.startswith("fulgurite."), entry.name)):
         try:
             found.append(_load(entry))
         except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import subprocess
@@ -29,8 +31,14 @@ class Outcome:
     message: str = ""
 
 
-def check_recipe(recipe: Recipe, registry: Registry, *, allow_import: tuple[str, ...] = (), args: tuple[str, ...] = (),
-                 own_process: bool | None = None) -> Outcome:
+def check_recipe(
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    allow_import: tuple[str, ...] = (),
+    args: tuple[str, ...] = (),
+    own_process: bool | None = None,
+) -> Outcome:
     """Check one recipe.
 
     Args:
@@ -81,11 +89,14 @@ def one_line(error: BaseException) -> str:
 def _fast_dev_run(recipe: Recipe, registry: Registry, allowed: tuple[str, ...], args: tuple[str, ...]) -> None:
     from fulgurite.recipes.lightning_cli import run_cli
 
-    quiet = ["--trainer.fast_dev_run=true", "--trainer.logger=false", "--trainer.enable_progress_bar=false",
-             "--trainer.enable_model_summary=false"]
+    quiet = ["--trainer.fast_dev_run=true", "--trainer.logger=false"]
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),  # what a callback prints is not what a check finds
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -99,9 +110,13 @@ def _fast_dev_run(recipe: Recipe, registry: Registry, allowed: tuple[str, ...], 
 def _check_elsewhere(recipe: Recipe, allow_import: tuple[str, ...], args: tuple[str, ...]) -> Outcome:
     allow = [word for name in allow_import for word in ("--allow-import", name)]
     command = [sys.executable, "-m", "fulgurite.recipes.cli", "check", str(recipe.path), *allow, *args]
-    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode == 0:
         return Outcome("ok")
-    lines = [line for line in done.stdout.splitlines() if line.startswith("fault")] or (done.stderr or done.stdout).splitlines()[-1:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("fault")] or (
+        done.stderr or done.stdout
+    ).splitlines()[-1:]
     return Outcome("fault", lines[0].partition(": ")[2] if lines else f"its process ended with code {done.returncode}")

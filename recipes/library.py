@@ -100,7 +100,9 @@ class Document:
         finally:
             loader.dispose()
         if not isinstance(value, dict):
-            raise RecipeError(f"{source}: a recipe is a mapping of keys (trainer:, model:, data:), got {type(value).__name__}")
+            raise RecipeError(
+                f"{source}: a recipe is a mapping of keys (trainer:, model:, data:), got {type(value).__name__}"
+            )
         return cls(value, lines, source)
 
     def where(self, path: tuple[str | int, ...]) -> str:
@@ -115,15 +117,14 @@ def recipes_of(registry: Registry) -> list[Recipe]:
     found = []
     for plugin in registry.plugins:
         folder = plugin.recipe_folder()
-        for path in recipe_files(folder) if folder else []:
-            found.append(Recipe(f"{plugin.name}/{path.relative_to(folder).with_suffix('').as_posix()}", path))
+        if folder is not None:
+            for path in recipe_files(folder):
+                found.append(Recipe(f"{plugin.name}/{path.relative_to(folder).with_suffix('').as_posix()}", path))
     return sorted(found, key=lambda recipe: recipe.name)
 
 
-def recipe_files(folder: Path | None) -> list[Path]:
+def recipe_files(folder: Path) -> list[Path]:
     """Every YAML file below a folder, recursively, sorted."""
-    if folder is None:
-        return []
     return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
 
 
@@ -145,7 +146,9 @@ def find_recipe(name: str, registry: Registry) -> Recipe:
     if path.suffix in SUFFIXES:
         beside = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise RecipeError(f"{name}: no such file{nearest(name, beside)}")
-    raise RecipeError(f"no recipe {name!r}{nearest(name, [recipe.name for recipe in known]) or '; see: fulgurite list'}")
+    raise RecipeError(
+        f"no recipe {name!r}{nearest(name, [recipe.name for recipe in known]) or '; see: fulgurite list'}"
+    )
 
 
 def copy_recipe(recipe: Recipe, destination: str | None, *, overwrite: bool = False) -> Path:
@@ -187,7 +190,9 @@ def _walk(
         for key, value in node.value:
             name = (*path, str(key.value))
             if name in lines:
-                raise RecipeError(f"{source}:{key.start_mark.line + 1}: the key {key.value!r} stands here twice; remove one")
+                raise RecipeError(
+                    f"{source}:{key.start_mark.line + 1}: the key {key.value!r} stands here twice; remove one"
+                )
             lines[name] = key.start_mark.line + 1
             _walk(value, name, lines, source, above)
     elif isinstance(node, yaml.SequenceNode):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from fulgurite.plugins.registry import Registry, nearest
 from fulgurite.recipes.expect import Verdict, judge, parse_bars
 from fulgurite.recipes.library import REMOTE, Document, Recipe, RecipeError
-from fulgurite.recipes.lint import lint, load_named
+from fulgurite.recipes.lint import KEYS, lint, load_named, short_names
 from fulgurite.recipes.trust import enforced
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -25,16 +29,16 @@ class RecipeParser(LightningArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise instead of printing the usage page; a nested parser's error is marked and ends up in the outer one's."""
+        """Raise instead of printing the usage page; a nested parser's marked error ends up in the outer one's."""
         raise RecipeError(f"⟦{condense(message)}⟧") from ex
 
 
 def condense(message: str) -> str:
-    """One line out of jsonargparse's report: the key, what was got, what was expected.
+    r"""One line out of jsonargparse's report: the key, what was got, what was expected.
 
     Example:
-        >>> condense('Parser key "trainer.max_epochs":\\n  Does not validate against any of the Union subtypes\\n'
-        ...          "  Subtypes: [<class 'int'>, <class 'NoneType'>]\\n  Given value: two")
+        >>> condense('Parser key "trainer.max_epochs":\n  Does not validate against any of the Union subtypes\n'
+        ...          "  Subtypes: [<class 'int'>, <class 'NoneType'>]\n  Given value: two")
         'trainer.max_epochs: got two, expected int or null'
     """
     key = re.match(r'\s*Parser key "([^"]*)":', message)
@@ -48,9 +52,11 @@ def condense(message: str) -> str:
         return (f"{prefix}: " if prefix else "") + (
             f"importing {denied[1]} is refused; for a module of your own: --allow-import {denied[1].split('.')[0]}"
         )
-    unknown = re.search(r"Key '([^']+)' is not expected|(?:No action for key|Unrecognized arguments:) \"?([^\s\"]+)", message)
+    unknown = re.search(r"(?:Key|Option) '([^']+)' is not (?:expected|accepted)", message) or re.search(
+        r"(?:No action for key|[Uu]nrecognized arguments:) \"?([^\s\"=]+)", message
+    )
     if unknown:
-        return (f"{prefix}: " if prefix else "") + f"no such option {unknown[1] or unknown[2]!r}"
+        return (f"{prefix}: " if prefix else "") + f"no such option {unknown[1]!r}"
     given = re.findall(r"Given value: (.*)", message)
     subtypes = re.search(r"Subtypes: \[(.*)\]", message) or re.search(r"Expected an? (<class '[^']+'>)", message)
     if given and subtypes:
@@ -71,7 +77,10 @@ class RecipeCLI(LightningCLI):
 
     def __init__(self, args: list[str], *, name: str = "run") -> None:
         self._args = args
-        logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "runs", "name": name}}
+        logger = {
+            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+            "init_args": {"save_dir": "runs", "name": name},
+        }
         super().__init__(
             parser_class=RecipeParser,
             trainer_defaults={"logger": logger},
@@ -81,8 +90,12 @@ class RecipeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the two keys that are ours."""
-        parser.add_argument("--expect", type=dict[str, Any] | None, default=None, help="bars on logged metrics, checked after fit")
-        parser.add_argument("--needs", type=dict[str, list[str]] | None, default=None, help="data folders and extras that must be there")
+        parser.add_argument(
+            "--expect", type=dict[str, Any] | None, default=None, help="bars on logged metrics, checked after fit"
+        )
+        parser.add_argument(
+            "--needs", type=dict[str, list[str]] | None, default=None, help="data folders and extras that must be there"
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -113,8 +126,7 @@ def run_cli(args: list[str], registry: Registry, allowed: tuple[str, ...], *, na
     Raises:
         RecipeError: one line that says what is wrong.
     """
-    with enforced(allowed), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    with enforced(allowed), _without_advertisement():
         load_named([word for arg in args for word in _WORD.findall(arg)], registry)
         documents = [_read_config(path) for path in config_paths(args)]
         for document in documents:
@@ -123,11 +135,29 @@ def run_cli(args: list[str], registry: Registry, allowed: tuple[str, ...], *, na
         try:
             return RecipeCLI(args, name=name)
         except RecipeError as error:
-            raise RecipeError(_located(str(error), documents)) from error
+            raise RecipeError(_explained(str(error), documents, args, registry)) from error
         except SystemExit as stop:
             if stop.code in (0, None):  # --help
                 sys.exit(0)
             raise RecipeError(f"the command line could not be read: {' '.join(args)}") from stop
+
+
+@contextmanager
+def _without_advertisement() -> Iterator[None]:
+    """Keep out of a run's output what its reader can do nothing about."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "Tip:" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+            yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def config_paths(args: list[str]) -> list[str]:
@@ -158,17 +188,23 @@ def _read_config(path: str) -> Document:
     return Recipe(path, Path(path)).document()
 
 
-def _located(message: str, documents: list[Document]) -> str:
+def _explained(message: str, documents: list[Document], args: list[str], registry: Registry) -> str:
     text = message.removeprefix("⟦").removesuffix("⟧")
-    path: tuple[str | int, ...] = tuple(re.match(r"[\w.]*", text)[0].split("."))  # type: ignore[index]
+    if name := re.search(r": got ([A-Za-z_]\w*), expected .*\b[A-Z]\w+", text):
+        text += nearest(name[1], short_names(registry))
+    if option := re.match(r"no such option '-*([\w.]+)'", text):
+        group, _, last = option[1].rpartition(".")
+        if group == "trainer":
+            text += nearest(last, inspect.signature(pl.Trainer).parameters)
+        elif not group:
+            text += nearest(last, KEYS)
+    start = re.match(r"[\w.]*", text)
+    path: tuple[str | int, ...] = tuple(start[0].split(".")) if start else ()
+    if any(word.lstrip("-").startswith(".".join(map(str, path))) for word in args if word.startswith("--")):
+        return f"command line: {text}"
     while path:
         for document in documents:
             if path in document.lines:
                 return f"{document.where(path)}: {text}"
         path = path[:-1]
     return text
-
-
-def is_rank_zero() -> bool:
-    """Whether this process is the one that reports; the launcher marks the others."""
-    return pl.utilities.rank_zero_only.rank in (0, None)

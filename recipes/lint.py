@@ -1,6 +1,6 @@
 """Read a recipe critically before anything of it is used: unknown keys, unknown or forbidden classes, wrong options.
 
-jsonargparse checks types; this says first, with the line and the nearest right name, what a person most often gets wrong.
+jsonargparse checks types; this says first, with line and nearest right name, what a person most often gets wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from fulgurite.recipes.expect import parse_bars
 from fulgurite.recipes.library import REMOTE, Document, RecipeError
 from fulgurite.recipes.trust import is_allowed
 
-KEYS = ("ckpt_path", "data", "expect", "lr_scheduler", "model", "needs", "optimizer", "seed_everything", "trainer", "weights_only")
+KEYS = (
+    "ckpt_path",
+    "data",
+    "expect",
+    "lr_scheduler",
+    "model",
+    "needs",
+    "optimizer",
+    "seed_everything",
+    "trainer",
+    "weights_only",
+)
 CLASS_KEYS = ("class_path", "dict_kwargs", "init_args")
 # Where a class may be named without its module.
 _SHORT_NAMES = (
@@ -60,6 +71,11 @@ def load_named(words: Iterator[str] | list[str], registry: Registry) -> None:
         load(registry.components[name])
 
 
+def short_names(registry: Registry) -> set[str]:
+    """Classes that a recipe may name without their module."""
+    return set(registry.components).union(*(_classes(module) for module in _SHORT_NAMES))
+
+
 def _check_settings(document: Document) -> None:
     value = document.value
     for key in ("trainer", "model", "data"):
@@ -85,7 +101,9 @@ def _check_class(
 ) -> None:
     for key in value:
         if key not in CLASS_KEYS:
-            raise _fault(document, (*path, key), f"no such key {key!r} beside class_path{nearest(str(key), CLASS_KEYS)}")
+            raise _fault(
+                document, (*path, key), f"no such key {key!r} beside class_path{nearest(str(key), CLASS_KEYS)}"
+            )
     found = _find_class(document, (*path, "class_path"), value["class_path"], registry, allowed)
     options = value.get("init_args") or {}
     if not isinstance(options, Mapping):
@@ -102,8 +120,8 @@ def _find_class(document: Document, path: Path, name: object, registry: Registry
         for module in _SHORT_NAMES:
             if isinstance(found := getattr(import_module(module), name, None), type):
                 return found
-        known = set(registry.components).union(*(_classes(module) for module in _SHORT_NAMES))
-        raise _fault(document, path, f"no class {name!r}{nearest(name, known) or '; give its dotted path'}")
+        hint = nearest(name, short_names(registry)) or "; give its dotted path"
+        raise _fault(document, path, f"no class {name!r}{hint}")
     if not all(part.isidentifier() for part in name.split(".")):
         raise _fault(document, path, f"class_path: {name!r} is not a dotted path")
     if not is_allowed(name, allowed):
@@ -164,6 +182,6 @@ def _refusal(document: Document, path: Path, name: str) -> RecipeError:
     return _fault(
         document,
         path,
-        f"importing {name} is refused: a recipe may name classes of fulgurite, its plugins and parts of lightning, torch, "
-        f"torchvision and torchmetrics; for a module of your own: --allow-import {name.split('.')[0]}",
+        f"importing {name} is refused: a recipe may name classes of fulgurite, its plugins and parts of lightning, "
+        f"torch, torchvision and torchmetrics; for a module of your own: --allow-import {name.split('.')[0]}",
     )

@@ -20,8 +20,8 @@ def missing_needs(needs: Mapping[str, Any] | None, overrides: Iterable[str] = ()
     """What is missing, one phrase each, with what to do about it; empty if all is there.
 
     Args:
-        needs: ``{"data": [folder, ...], "extras": [extra, ...]}``. A data folder is looked for below ``$FULGURITE_DATA``;
-            an extra is one of Fulgurite's, or ``package[extra]`` of another distribution's.
+        needs: ``{"data": [folder, ...], "extras": [extra, ...]}``. A data folder is looked for below
+            ``$FULGURITE_DATA``; an extra is one of Fulgurite's, or ``package[extra]`` of another distribution's.
         overrides: command-line arguments; ``--data.root`` or ``--data.init_args.root`` says where the data is.
 
     Raises:
@@ -78,7 +78,11 @@ def _requirements(package: str, extra: str) -> list[Requirement] | None:
         return None
     found: list[Requirement] = []
     for requirement in map(Requirement, lines):
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}) and requirement.marker.evaluate({"extra": extra}):
+        if (
+            requirement.marker
+            and not requirement.marker.evaluate({"extra": ""})
+            and requirement.marker.evaluate({"extra": extra})
+        ):
             if requirement.name == package:  # an extra made of other extras
                 for inner in requirement.extras:
                     found += _requirements(package, inner) or []

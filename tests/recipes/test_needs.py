@@ -1,0 +1,27 @@
+import pytest
+
+from fulgurite.recipes.library import RecipeError
+from fulgurite.recipes.needs import missing_needs
+
+
+def test_data_is_looked_for_below_the_root(tmp_path, monkeypatch):
+    (tmp_path / "camvid").mkdir()
+    monkeypatch.setenv("FULGURITE_DATA", str(tmp_path))
+    assert missing_needs({"data": ["camvid"]}) == []
+    assert "ade20k" in missing_needs({"data": ["ade20k"]})[0]
+    assert missing_needs({"data": ["ade20k"]}, ["--data.root=/somewhere"]) == []
+    monkeypatch.delenv("FULGURITE_DATA")
+    assert "$FULGURITE_DATA" in missing_needs({"data": ["camvid"]})[0]
+
+
+def test_extras_come_from_the_package_s_own_metadata():
+    assert missing_needs({"extras": ["data", "dev"]}) == []
+    assert missing_needs({"extras": ["pytest[dev]"]}) != missing_needs({"extras": ["data"]})
+    assert "not installed" in missing_needs({"extras": ["no_such_package[x]"]})[0]
+    assert "unknown to fulgurite" in missing_needs({"extras": ["no_such_extra"]})[0]
+
+
+@pytest.mark.parametrize("bad", [{"gpu": ["1"]}, {"data": "camvid"}, {"extras": [1]}, {"extras": ["a b"]}])
+def test_another_form_is_refused(bad):
+    with pytest.raises(RecipeError, match="needs"):
+        missing_needs(bad)

@@ -1,0 +1,203 @@
+"""A corpus of hostile recipes and checkpoints: refused, and nothing of theirs is imported or run."""
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fulgurite.recipes.cli import main
+
+# A module that leaves a file behind when it is imported, and names that reach dangerous things by detours.
+EVIL = "from pathlib import Path\nPath({marker!r}).write_text('imported')\nclass Model: pass\nclass Evil: pass\n"
+MODEL = "model: {class_path: Translator}\n"
+
+CALLBACKS = [
+    "os.system",
+    "posix.system",
+    "subprocess.Popen",
+    "builtins.eval",
+    "torch.os.system",
+    "torch.hub.load",
+    "torch.load",
+    "torch.nn.modules.module.torch.hub.load",
+    "torch.optim.optimizer.os.system",
+    "torch.utils.cpp_extension.load",
+    "lightning.pytorch.callbacks.model_checkpoint.shutil.rmtree",
+    "lightning.pytorch.callbacks.model_checkpoint.os.system",
+    "lightning.pytorch.loggers.csv_logs.os.remove",
+    "lightning.pytorch.cli.LightningCLI",
+    "lightning.os.system",
+    "torchvision.datasets.MNIST",
+    "torchmetrics.text.bert.BERTScore",
+    "fulgurite.recipes.cli.main",
+    "fulgurite.recipes.check.subprocess.run",
+    "fulgurite.plugins.registry.load",
+    "fulgurite.callbacks.random_state.np.load",
+    "jsonargparse.set_parsing_settings",
+    "evil_module.Evil",
+    "evil_package.inner.Evil",
+    "..evil_module.Evil",
+    "evil_module",
+]
+VALUES = {
+    "callback": "trainer: {{callbacks: [{{class_path: {path}, init_args: {{command: 'echo x > {marker}'}}}}]}}\n",
+    "callback without options": "trainer: {{callbacks: [{path}]}}\n",
+    "logger": "trainer: {{logger: {{class_path: {path}, init_args: {{command: 'echo x > {marker}'}}}}}}\n",
+    "optimizer": "optimizer: {{class_path: {path}, init_args: {{lr: 0.1}}}}\n",
+    "model": "model: {{class_path: {path}, init_args: {{command: 'echo x > {marker}'}}}}\n",
+    "data": "data: {{class_path: {path}, init_args: {{command: 'echo x > {marker}'}}}}\n",
+    "deep inside": "model: {{class_path: Translator, init_args: {{network: {{class_path: {path}}}}}}}\n",
+    "dict_kwargs": "model: {{class_path: Translator, dict_kwargs: {{x: {{class_path: {path}}}}}}}\n",
+    "ours": "expect: {{x: {{class_path: {path}}}}}\n",
+}
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch) -> Path:
+    """A folder on the import path whose modules betray themselves; gives the file that must never appear."""
+    marker = tmp_path / "marker"
+    modules = tmp_path / "modules"
+    (modules / "evil_package").mkdir(parents=True)
+    text = EVIL.format(marker=str(marker))
+    (modules / "evil_module.py").write_text(text)
+    (modules / "evil_package" / "__init__.py").write_text(text)
+    (modules / "evil_package" / "inner.py").write_text(text)
+    monkeypatch.syspath_prepend(modules)
+    monkeypatch.chdir(tmp_path)
+    return marker
+
+
+def refuse(args: list[str], capsys) -> str:
+    """Run a command, assert that it fails with one line, and give that line."""
+    code = main(args)
+    output = capsys.readouterr()
+    lines = [line for line in (output.out + output.err).splitlines() if line.startswith(("fault", "fulgurite:"))]
+    assert code != 0
+    assert len(lines) == 1, output
+    return lines[0]
+
+
+def assert_untouched(trap: Path) -> None:
+    assert not trap.exists(), "something of the recipe's was run"
+    assert not [name for name in sys.modules if name.startswith("evil")]
+
+
+@pytest.mark.parametrize("place", VALUES)
+@pytest.mark.parametrize("path", CALLBACKS)
+def test_a_class_outside_the_allow_list_is_refused(path, place, trap, capsys):
+    recipe = trap.parent / "hostile.yaml"
+    text = VALUES[place].format(path=path, marker=trap)
+    recipe.write_text(text if "model:" in text else text + MODEL)
+    refuse(["check", str(recipe)], capsys)
+    assert_untouched(trap)
+
+
+@pytest.mark.parametrize("path", CALLBACKS)
+def test_the_command_line_is_held_to_the_same_list(path, trap, capsys):
+    recipe = trap.parent / "mine.yaml"
+    recipe.write_text(MODEL)
+    refuse(["run", str(recipe), f"--trainer.callbacks={path}"], capsys)
+    refuse(["fit", f"--model={path}"], capsys)
+    assert_untouched(trap)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object/apply:os.system ['touch {marker}']",
+        "trainer: !!python/object/new:os.system ['touch {marker}']",
+        "model: !!python/module:evil_module",
+        "model: !!python/name:evil_module.Model",
+        "trainer: {{logger: !evil_module.Model {{}}}}",
+        "weights_only: false\nmodel: {{class_path: Translator}}",
+        "ckpt_path: https://localhost/evil.ckpt\nmodel: {{class_path: Translator}}",
+        "ckpt_path: memory://evil.ckpt\nmodel: {{class_path: Translator}}",
+    ],
+)
+def test_tags_and_remote_checkpoints_are_refused(text, trap, capsys):
+    recipe = trap.parent / "hostile.yaml"
+    recipe.write_text(text.format(marker=trap))
+    refuse(["check", str(recipe)], capsys)
+    assert_untouched(trap)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:9/r.yaml", "memory://r.yaml", "filecache::http://localhost:9/r.yaml"]
+)
+@pytest.mark.parametrize(
+    "how", [["run", "{}"], ["check", "{}"], ["fit", "--config", "{}"], ["fit", "--config={}"], ["fit", "-c", "{}"]]
+)
+def test_a_config_from_elsewhere_is_refused(url, how, trap, capsys):
+    assert "remote" in refuse(how.format(url).split(), capsys)
+
+
+def test_a_nested_config_from_elsewhere_is_not_read(trap, capsys):
+    import fsspec
+
+    with fsspec.open("memory://model.yaml", "w") as file:
+        file.write("class_path: evil_module.Model\n")
+    refuse(["fit", "--model", "memory://model.yaml"], capsys)
+    assert_untouched(trap)
+
+
+class Bomb:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"echo x > {self.marker}",)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_checkpoint_that_names_a_module_is_refused(command, trap, capsys):
+    path = trap.parent / "hostile.ckpt"
+    torch.save({"hyper_parameters": {"_class_path": "evil_module.Model", "x": 1}, "state_dict": {}}, path)
+    recipe = trap.parent / "mine.yaml"
+    recipe.write_text(MODEL)
+    refuse([command, "--config", str(recipe), "--ckpt_path", str(path)], capsys)
+    assert_untouched(trap)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_with_a_pickle_bomb_is_refused(legacy, trap, capsys):
+    path = trap.parent / "hostile.ckpt"
+    if legacy:
+        path.write_bytes(pickle.dumps({"hyper_parameters": Bomb(trap)}))
+    else:
+        torch.save({"state_dict": {}, "hyper_parameters": {}, "callbacks": {"x": Bomb(trap)}}, path)
+    recipe = trap.parent / "mine.yaml"
+    recipe.write_text(MODEL)
+    refuse(["fit", "--config", str(recipe), "--ckpt_path", str(path)], capsys)
+    assert_untouched(trap)
+
+
+def test_allow_import_opens_one_module_and_no_other(trap, capsys):
+    recipe = trap.parent / "mine.yaml"
+    recipe.write_text("model: {class_path: evil_package.Model}\n")
+    assert "evil_package" in refuse(["check", "--allow-import", "evil_module", str(recipe)], capsys)
+    assert_untouched(trap)
+    line = refuse(["check", "--allow-import", "evil_package", str(recipe)], capsys)
+    assert "refused" not in line  # it is no LightningModule, which is another fault
+    assert trap.exists()
+    for name in [name for name in sys.modules if name.startswith("evil")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b.py", "*"])
+def test_allow_import_takes_module_names_only(name, trap, capsys):
+    recipe = trap.parent / "mine.yaml"
+    recipe.write_text(MODEL)
+    assert "--allow-import" in refuse(["check", str(recipe), f"--allow-import={name}"], capsys)
+
+
+def test_the_policy_ends_with_the_command(trap, capsys):
+    from jsonargparse._common import parsing_settings
+
+    before = dict(parsing_settings)
+    refuse(["fit", "--model=os.system"], capsys)
+    assert parsing_settings == before
