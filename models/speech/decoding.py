@@ -25,6 +25,8 @@ def ctc_greedy_decode(logits: Tensor, lengths: Tensor, *, blank: int = 0) -> lis
         ValueError: shapes that do not fit together; a length beyond T; no such blank.
 
     Example:
+        >>> import torch
+        >>> from fulgurite.models.speech import ctc_greedy_decode
         >>> path = torch.tensor([[1, 1, 0, 1, 2, 2]])
         >>> ctc_greedy_decode(torch.nn.functional.one_hot(path), torch.tensor([6]))
         [[1, 1, 2]]

@@ -27,6 +27,8 @@ class SequenceBatchNorm(nn.Module):
         - x: (B, C, T, F), frames: (N,) indices into the B·T frames, those that are real. Returns (B, C, T, F).
 
     Example:
+        >>> import torch
+        >>> from fulgurite.models.speech.deepspeech import SequenceBatchNorm
         >>> norm = SequenceBatchNorm(1)
         >>> x = torch.tensor([1.0, 3.0, 99.0]).reshape(1, 1, 3, 1)
         >>> [round(value) for value in norm(x, torch.tensor([0, 1])).flatten().tolist()]
@@ -83,6 +85,8 @@ class DeepSpeech2(nn.Module):
         ValueError: an empty alphabet or a symbol twice, no layers; see :meth:`forward` for inputs.
 
     Example:
+        >>> import torch
+        >>> from fulgurite.models import DeepSpeech2
         >>> network = DeepSpeech2(alphabet="ab", num_features=8, conv_channels=4, hidden_size=6)
         >>> logits, lengths = network(torch.randn(2, 31, 8), torch.tensor([31, 20]))
         >>> logits.shape, lengths.tolist()

@@ -23,6 +23,8 @@ class AdditiveAttention(nn.Module):
         - Returns the context (B, T, memory_size) and the weights (B, T, S), 0 where masked.
 
     Example:
+        >>> import torch
+        >>> from fulgurite.models.translation import AdditiveAttention
         >>> attention = AdditiveAttention(8, 6, attention_size=4)
         >>> mask = torch.tensor([[True, True, False]])
         >>> context, weights = attention(torch.zeros(1, 2, 8), torch.ones(1, 3, 6), mask)

@@ -27,7 +27,9 @@ def greedy_decode(
         ValueError: ``max_length`` below 1.
 
     Example:
+        >>> import torch
         >>> from fulgurite.models import GNMT
+        >>> from fulgurite.models.translation import greedy_decode
         >>> network = GNMT(source_vocab_size=20, target_vocab_size=20, hidden_size=8).eval()
         >>> ids = greedy_decode(network, torch.tensor([[5, 6, 2], [7, 2, 0]]), torch.tensor([3, 2]), max_length=6)
         >>> ids.shape[0], ids.shape[1] <= 6

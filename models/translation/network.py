@@ -98,6 +98,7 @@ class TranslationNetwork(nn.Module, ABC):
 def padding_mask(lengths: Tensor, size: int, device: torch.device) -> Tensor:
     """(B, size) booleans, true at the first ``lengths`` places of each row.
 
+    >>> import torch
     >>> padding_mask(torch.tensor([1, 3]), 3, torch.device("cpu")).int().tolist()
     [[1, 0, 0], [1, 1, 1]]
     """

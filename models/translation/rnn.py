@@ -54,6 +54,8 @@ class GNMT(TranslationNetwork):
         ValueError: an odd ``hidden_size``, too few layers; see :meth:`forward` for inputs.
 
     Example:
+        >>> import torch
+        >>> from fulgurite.models import GNMT
         >>> network = GNMT(source_vocab_size=50, target_vocab_size=60, hidden_size=16)
         >>> source, target = torch.randint(4, 50, (2, 7)), torch.randint(4, 60, (2, 5))
         >>> network(source, torch.tensor([7, 4]), target).shape

@@ -38,6 +38,8 @@ class TranslationTransformer(TranslationNetwork):
         ValueError: ``hidden_size`` odd or not a multiple of ``heads``, fewer than one layer; see :meth:`forward`.
 
     Example:
+        >>> import torch
+        >>> from fulgurite.models import TranslationTransformer
         >>> network = TranslationTransformer(source_vocab_size=50, target_vocab_size=60, hidden_size=16, heads=2)
         >>> source, target = torch.randint(4, 50, (2, 7)), torch.randint(4, 60, (2, 5))
         >>> network(source, torch.tensor([7, 4]), target).shape
@@ -120,6 +122,7 @@ def sinusoids(length: int, size: int, device: torch.device | None = None) -> Ten
 
     The paper interleaves the two; the order of features makes no difference to a layer that learns its weights.
 
+    >>> from fulgurite.models.translation.transformer import sinusoids
     >>> sinusoids(2, 4)
     tensor([[0.0000, 0.0000, 1.0000, 1.0000],
             [0.8415, 0.0100, 0.5403, 0.9999]])
