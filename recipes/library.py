@@ -52,7 +52,7 @@ class Recipe:
                 break
             lines.append(line.lstrip("# ").rstrip())
         opening = " ".join(lines).strip()
-        return re.split(r"(?<=[.:])\s", opening, maxsplit=1)[0].rstrip(".:") if opening else ""
+        return re.split(r"(?<=\.)\s", opening, maxsplit=1)[0].rstrip(".") if opening else ""
 
     def document(self) -> Document:
         """Parse the YAML with line numbers; nothing is imported or run.

@@ -75,8 +75,7 @@ def _plain(annotation: str) -> str:
 class RecipeCLI(LightningCLI):
     """``LightningCLI`` for recipes: any model and data module, `expect:` and `needs:` as keys, logs under ``runs/``."""
 
-    def __init__(self, args: list[str], *, name: str = "run") -> None:
-        self._args = args
+    def __init__(self, args: list[str], *, name: str = "run", run: bool = True) -> None:
         logger = {
             "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
             "init_args": {"save_dir": "runs", "name": name},
@@ -86,6 +85,7 @@ class RecipeCLI(LightningCLI):
             trainer_defaults={"logger": logger},
             save_config_kwargs={"overwrite": True},
             args=args,
+            run=run,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -114,7 +114,9 @@ class RecipeCLI(LightningCLI):
         return judge(parse_bars(self._get(self.config, "expect")), self.trainer.callback_metrics)
 
 
-def run_cli(args: list[str], registry: Registry, allowed: tuple[str, ...], *, name: str = "run") -> RecipeCLI:
+def run_cli(
+    args: list[str], registry: Registry, allowed: tuple[str, ...], *, name: str = "run", run: bool = True
+) -> RecipeCLI:
     """Check the recipes among the arguments, then parse, build and run.
 
     Args:
@@ -122,6 +124,7 @@ def run_cli(args: list[str], registry: Registry, allowed: tuple[str, ...], *, na
         registry: the installed plugins.
         allowed: what may be imported (:func:`fulgurite.recipes.trust.allow_list`).
         name: under which the run is logged (``runs/<name>/version_0``).
+        run: False builds trainer, model and data only; ``args`` then begin without a sub-command.
 
     Raises:
         RecipeError: one line that says what is wrong.
@@ -133,7 +136,7 @@ def run_cli(args: list[str], registry: Registry, allowed: tuple[str, ...], *, na
             lint(document, registry, allowed)
             load_named(_WORD.findall(Path(document.source).read_text(encoding="utf-8")), registry)
         try:
-            return RecipeCLI(args, name=name)
+            return RecipeCLI(args, name=name, run=run)
         except RecipeError as error:
             raise RecipeError(_explained(str(error), documents, args, registry)) from error
         except SystemExit as stop:

@@ -1,0 +1,154 @@
+"""Build what a recipe describes without training it through: for ``seqpoint plan`` and ``seqpoint replay``."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from fulgurite.callbacks.seqpoint.clock import StepClock
+from fulgurite.callbacks.seqpoint.dry_walk import DryWalk, dry_walk
+from fulgurite.callbacks.seqpoint.plan import Plan
+from fulgurite.plugins.registry import discover
+from fulgurite.recipes.library import RecipeError, find_recipe
+from fulgurite.recipes.lightning_cli import RecipeCLI, run_cli
+from fulgurite.recipes.trust import allow_list
+
+# Only the steps are wanted: no logger, no checkpoint, no validation, and no callback whose work would be timed too.
+BARE = {
+    "trainer.logger": "false",
+    "trainer.enable_checkpointing": "false",
+    "trainer.enable_progress_bar": "false",
+    "trainer.enable_model_summary": "false",
+    "trainer.max_epochs": "1",
+    "trainer.num_sanity_val_steps": "0",
+    "trainer.limit_val_batches": "0",
+    "trainer.callbacks": "[]",
+}
+
+
+def build(name: str, overrides: Sequence[str], *, allow_import: Sequence[str] = ()) -> RecipeCLI:
+    """The recipe's trainer, model and data, with nothing around the steps.
+
+    Raises:
+        RecipeError: no such recipe, or a fault in it.
+    """
+    registry = discover()
+    recipe = find_recipe(name, registry)
+    words = [f"--{key}={value}" for key, value in BARE.items()]
+    args = ["--config", str(recipe.path), *overrides, *words]
+    cli = run_cli(args, registry, allow_list(registry, allow_import), name=recipe.name, run=False)
+    if cli.trainer.world_size > 1:
+        raise RecipeError(
+            f"{recipe.name} uses {cli.trainer.world_size} processes; add --trainer.devices=1 to plan or replay"
+        )
+    return cli
+
+
+def walk_recipe(name: str, overrides: Sequence[str], *, columns: Sequence[str] | None = None) -> DryWalk:
+    """Draw an epoch of the recipe's training batches.
+
+    Raises:
+        RecipeError: no such recipe, or it has no training loader.
+        PlanError: its loader cannot be walked through.
+    """
+    return _walk(build(name, overrides), columns)[0]
+
+
+def replay_recipe(name: str, overrides: Sequence[str], plan: Plan, *, warmup: int = 5) -> Plan:
+    """Run only the plan's batches of a fresh epoch, and give the plan with their times.
+
+    The timed steps are in random order, so that drift of the machine falls on all points alike.
+
+    Raises:
+        RecipeError: no such recipe, or a fault in it.
+        PlanError: the plan is for another data set, batch size or batching policy.
+    """
+    cli = build(name, overrides)
+    walk, loader = _walk(cli, plan.columns)
+    runs = walk.runs(plan)
+    accumulate = cli.trainer.accumulate_grad_batches
+    stepping = walk.shapes[:, plan.columns.index("optimizer_step")] if "optimizer_step" in plan.columns else None
+    order = schedule([run for point in runs for run in point], stepping, accumulate, warmup)
+    batches = [walk.batches[run if run is not None else index % len(walk.batches)] for index, run in enumerate(order)]
+    replayed = DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
+    watch = _Stopwatch()
+    cli.trainer.callbacks.append(watch)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        cli.trainer.fit(cli.model, replayed)
+    seconds = {run: time for run, time in zip(order, watch.clock.finish().seconds, strict=True) if run is not None}
+    measured: dict[tuple[int, ...], list[float]] = {}
+    for point, mine in zip(plan.points, runs, strict=True):
+        measured.setdefault(point.shape, []).extend(float(seconds[run]) for run in mine)
+    return plan.with_measured(measured)
+
+
+def schedule(
+    runs: Sequence[int], stepping: np.ndarray[Any, Any] | None, accumulate: int, warmup: int
+) -> list[int | None]:
+    """The order of a replay; ``None`` is a step whose time is not wanted (warm-up, or a filler).
+
+    Under gradient accumulation the optimizer steps at every ``accumulate``-th position, so runs that were optimizer
+    steps are put there and the others elsewhere.
+
+    Example:
+        >>> schedule([7], None, 1, 2)
+        [None, None, 7]
+    """
+    rng = np.random.default_rng(0)
+    shuffled = [runs[index] for index in rng.permutation(len(runs))]
+    order: list[int | None] = [None] * (-(-warmup // accumulate) * accumulate)
+    if stepping is None or accumulate == 1:
+        return [*order, *shuffled]
+    last = deque(run for run in shuffled if stepping[run])
+    others = deque(run for run in shuffled if not stepping[run])
+    while last or others:
+        order += [others.popleft() if others else None for _ in range(accumulate - 1)]
+        order.append(last.popleft() if last else None)
+    return order
+
+
+def _walk(cli: RecipeCLI, columns: Sequence[str] | None) -> tuple[DryWalk, DataLoader[Any]]:
+    if cli.datamodule is not None:
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("fit")
+        loader = cli.datamodule.train_dataloader()
+    else:
+        cli.model.prepare_data()
+        cli.model.setup("fit")
+        loader = cli.model.train_dataloader()
+    return dry_walk(loader, accumulate=cli.trainer.accumulate_grad_batches, columns=columns), loader
+
+
+class _Stopwatch(pl.Callback):
+    """Times every step and nothing else."""
+
+    clock: StepClock
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.clock = StepClock(trainer.strategy.root_device)
+        self.clock.begin()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.clock.arrive()
+        self.clock.start()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.clock.stop()
+        self.clock.leave()
