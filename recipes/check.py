@@ -83,7 +83,9 @@ def one_line(error: BaseException) -> str:
     """
     text = " ".join(str(error).split())
     kind = type(error).__name__
-    return text if kind == "ValueError" and text else f"{kind}: {text}" if text else kind
+    if isinstance(error, ValueError) and text:
+        return text  # ours say in words what is wrong
+    return f"{kind}: {text}" if text else kind
 
 
 def _fast_dev_run(recipe: Recipe, registry: Registry, allowed: tuple[str, ...], args: tuple[str, ...]) -> None:

@@ -85,7 +85,8 @@ def main(args: Sequence[str] | None = None) -> int:
         else:
             from fulgurite.recipes.check import one_line
 
-            print(f"fulgurite: {one_line(error)} (the whole story: --traceback)", file=sys.stderr)
+            hint = "" if isinstance(error, ValueError) else " (where it comes from: --traceback)"
+            print(f"fulgurite: {one_line(error)}{hint}", file=sys.stderr)
         return 1
 
 

@@ -57,7 +57,7 @@ def condense(message: str) -> str:
     )
     if unknown:
         return (f"{prefix}: " if prefix else "") + f"no such option {unknown[1]!r}"
-    given = re.findall(r"Given value: (.*)", message)
+    given = re.findall(r"(?:Given|Got) value: (.*)", message)
     subtypes = re.search(r"Subtypes: \[(.*)\]", message) or re.search(r"Expected an? (<class '[^']+'>)", message)
     if given and subtypes:
         wanted = [_plain(name) for name in re.split(r", (?![^\[]*\])", subtypes[1])]
