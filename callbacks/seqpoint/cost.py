@@ -165,6 +165,21 @@ def work_model(
     return CostModel(tuple(columns), terms, (scale,) * len(terms), floor)
 
 
+def length_model(columns: Sequence[str], length: int) -> CostModel:
+    """The proxy of a method that sees nothing but one length: the length itself.
+
+    Args:
+        columns: names of the C columns.
+        length: which of them.
+
+    Example:
+        >>> length_model(("batch", "source"), 1).predict(np.array([[8, 3], [9, 5]])).tolist()
+        [3.0, 5.0]
+    """
+    term = tuple(int(column == length) for column in range(len(columns)))
+    return CostModel(tuple(columns), (term,), (1.0,), 0.5)
+
+
 def _usable(shapes: NDArray[np.int64], keep: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     everything = np.ones(len(shapes), dtype=bool)
     if keep is None or keep.sum() < min(30, len(shapes)):

@@ -18,6 +18,7 @@ from fulgurite.callbacks.seqpoint.measured import (
     medians,
     share_out,
 )
+from fulgurite.callbacks.seqpoint.ranking import nearest_knot
 
 Selector = Literal["interpolate", "paper", "audit"]
 Measured = Mapping[tuple[int, ...], float | Sequence[float]]
@@ -121,7 +122,9 @@ class Plan:
         length: the column used as length.
         cost: the cost proxy, for :meth:`nearest`.
         lengths: the length of each logged iteration.
-        unseen: relative standard error from the iterations that were not logged, 0 where all were.
+        systematic: relative standard error that fresh times of the points cannot show, and that their interval takes
+            from here: how unlike the rest their shapes are, what disturbed steps cost beyond medians, and iterations
+            that were not logged.
         measured: fresh seconds per point, filled by :meth:`with_measured`, else empty.
 
     Example:
@@ -147,7 +150,7 @@ class Plan:
     length: int
     cost: CostModel
     lengths: tuple[int, ...]
-    unseen: float = 0.0
+    systematic: float = 0.0
     measured: Samples = field(default=())
 
     @property
@@ -230,13 +233,7 @@ class Plan:
             [0, 1]
         """
         costs = self.cost.predict(as_shapes(shapes, columns=self.columns))
-        knots, group = np.unique([point.cost for point in self.points], return_inverse=True)
-        chosen = np.searchsorted((knots[1:] + knots[:-1]) / 2, costs)
-        number = np.empty(len(costs), dtype=np.int64)
-        for knot in range(len(knots)):
-            members, steps = np.flatnonzero(group == knot), np.flatnonzero(chosen == knot)
-            number[steps] = members[np.arange(len(steps)) % len(members)]
-        return number
+        return nearest_knot(costs, np.array([point.cost for point in self.points]))
 
     def batch_sampler(self, batches: Sequence[Sequence[int]]) -> list[list[int]]:
         """The epoch in small: the batches to run for the points, in the points' order, each with its replicates.
@@ -303,11 +300,12 @@ class Plan:
             raise PlanError(f"got {count} length bands; expected at least 1")
         lengths = np.asarray(self.lengths)
         if edges is None:
-            grid = np.arange(1, count) / count
-            edges = np.unique(np.quantile(lengths, grid, method="lower")).tolist() if count > 1 else []
-        inner = [edge for edge in edges if lengths.min() <= edge < lengths.max()]
-        lows = [int(lengths.min()), *(edge + 1 for edge in inner)]
-        highs = [*inner, int(lengths.max())]
+            cuts = np.unique(np.quantile(lengths, np.arange(1, count) / count, method="lower"))
+            inner = cuts[cuts < lengths.max()].tolist()
+        else:
+            inner = sorted(edges)
+        lows = [min([int(lengths.min()), *inner]), *(edge + 1 for edge in inner)]
+        highs = [*inner, max([int(lengths.max()), *inner])]
         band = np.searchsorted(inner, lengths)
         shares = np.zeros((len(self.points), len(highs)))
         for row, point in zip(shares, self.points, strict=True):
@@ -368,7 +366,7 @@ class Plan:
         else:
             costs = np.array([point.cost for point in self.points])
             half = half_width_interpolated(costs, self.weights, samples, expected=self.error)
-        half = math.hypot(half, 1.96 * self.unseen * total)
+        half = math.hypot(half, 1.96 * self.systematic * total)
         return Projection(total, total - half, total + half)
 
 

@@ -83,7 +83,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "error": _number(plan.error),
         "refusal": plan.refusal,
         "fingerprint": plan.fingerprint,
-        "unseen": plan.unseen,
+        "systematic": plan.systematic,
         "cost": {
             "terms": [list(term) for term in plan.cost.terms],
             "coefficients": list(plan.cost.coefficients),
@@ -149,7 +149,7 @@ def from_json(data: object) -> Plan:
         length=top.get("length", _count),
         cost=model,
         lengths=tuple(top.get("lengths", _list(_count))),
-        unseen=top.get("unseen", _not_negative),
+        systematic=top.get("systematic", _not_negative),
         measured=tuple(tuple(values) for values in top.get("measured", _list(_list(_positive)))),
     )
     top.done()

@@ -1,28 +1,46 @@
-"""Choosing the few iterations that stand for an epoch: checks what comes in and hands it to a selector."""
+"""Choosing the few iterations that stand for an epoch."""
 
 import difflib
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fulgurite.callbacks.seqpoint import interpolate
-from fulgurite.callbacks.seqpoint.cost import CostModel, fit_cost, work_model
+from fulgurite.callbacks.seqpoint.audit import FEWEST, draw
+from fulgurite.callbacks.seqpoint.cost import CostModel, length_model, work_model
+from fulgurite.callbacks.seqpoint.epoch import Epoch
 from fulgurite.callbacks.seqpoint.fingerprint import fingerprint
-from fulgurite.callbacks.seqpoint.plan import (
-    DEFAULT_COLUMNS,
-    Plan,
-    PlanError,
-    Point,
-    Selector,
-    ShapeWarning,
-    as_shapes,
-)
+from fulgurite.callbacks.seqpoint.interpolate import Layout, choose
+from fulgurite.callbacks.seqpoint.paper import seqpoints
+from fulgurite.callbacks.seqpoint.plan import Plan, PlanError, Point, Selector, ShapeWarning
+from fulgurite.callbacks.seqpoint.ranking import Ranking, nearest_knot
+from fulgurite.callbacks.seqpoint.transfer import other_costs
 
 _EXPLAINED = 0.5  # below this R², shape is not what step time follows
+_STEADY = 0.1  # times that vary by less than this, relatively, can be projected whatever they follow
+_EVIDENCE = 10  # fewer steps than this cannot show that shape and time have nothing to do with each other
+
+
+@dataclass(frozen=True)
+class _Options:
+    points: int | None
+    replicates: int
+    max_share: float
+    error: float
+    iterations: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    points: tuple[Point, ...]
+    error: float
+    systematic: float
+    cost: CostModel
 
 
 def select(
@@ -38,127 +56,243 @@ def select(
     seed: int = 0,
     columns: Sequence[str] | None = None,
     cold: ArrayLike | None = None,
+    iterations: int | None = None,
 ) -> Plan:
-    """Choose the few weighted iterations that stand for an epoch.
+    """Choose the few weighted iterations that stand for an epoch of variable-length training.
+
+    After S. Pati et al., "SeqPoint: Identifying Representative Iterations of Sequence-based Neural Networks",
+    https://arxiv.org/abs/2007.10459, which characterises an iteration by its sequence length:
+
+    - ``"interpolate"`` predicts each step's cost from its whole shape, p = β·φ(x), places points by predicted mass and
+      at both ends, and projects any total as T̂ = Σᵢ g(pᵢ) = Σⱼ ωⱼyⱼ with g piecewise linear through the points.
+    - ``"audit"`` draws at random within strata of equal predicted cost, and gives an interval that follows from the
+      draws. It holds whatever step time depends on.
+    - ``"paper"`` keys on one length: bins of equal width, in each the length whose mean time is nearest to the bin's.
 
     Args:
-        shapes: (M, C) whole numbers, one row an iteration.
-        seconds: (M,) step times, or ``None`` for a plan from shapes alone.
-        selector: ``"interpolate"``.
-        length: the column used as length.
-        points: how many points; ``None``: the fewest whose leave-one-out error is at most ``error``.
-        replicates: runs a point.
-        max_share: most runs as a share of the iterations, when ``points`` is ``None``.
-        error: relative error aimed at, when ``points`` is ``None``.
-        seed: of the private random numbers.
-        columns: names of the columns.
-        cold: (M,) steps to keep out of the fit.
+        shapes: (M, C) whole numbers, one row an iteration: batch size, source length, target length, optimizer step
+            (0 or 1), as far as there are any.
+        seconds: (M,) time of each step, or ``None`` for a plan from shapes alone (not for ``"paper"``).
+        selector: how to choose.
+        length: the column that ``"paper"`` and length bands use.
+        points: how many points (``"audit"``: strata; ``"paper"``: bins). ``None``: the fewest whose foreseen error is
+            at most ``error``. For ``"interpolate"`` that error comes from leaving points out and from trying the points
+            on the cost proxy's own terms; for ``"audit"`` it is half the interval; ``"paper"`` has its own stop test.
+        replicates: runs of each point, steps that are adjacent in predicted cost (``"paper"``: of the same length, as
+            far as there are any). The median of three drops a disturbed one. ``"audit"``: draws a stratum on average,
+            at least three.
+        max_share: with ``points=None``, no more runs than this share of the iterations (but at least two points,
+            ``"audit"``: one stratum; ``"paper"`` is not bound by it).
+        error: relative error aimed at with ``points=None``.
+        seed: of private random numbers; the global generators are left alone.
+        columns: names of the columns; default ``("batch", "source", "target", "optimizer_step")`` as far as needed, or
+            ``("source",)`` for a single one. Every name but ``batch`` and ``optimizer_step`` is taken for a length.
+        cold: (M,) true for steps whose times are not to be trusted, such as the first of their shape. They count with
+            their predicted cost, and are fitted only where the others are too few or too short.
+        iterations: how many the whole epoch has, where ``shapes`` are a random part of it.
+
+    Returns:
+        The plan. Where all shapes are equal it has one point.
 
     Raises:
-        PlanError: bad input.
+        PlanError: an empty epoch, times that are not finite and positive, shapes that are not whole numbers, wrong
+            dimensions, or an option out of range.
+
+    Warns:
+        ShapeWarning: shape explains less than half of the variance of step time, and leaving points out shows an error
+            above twice ``error``. Such a plan refuses to project (``"audit"`` is never refused).
 
     Example:
-        >>> lengths = np.arange(10, 210)
-        >>> len(select(np.stack([np.full(200, 32), lengths], axis=1), 0.001 * lengths, points=4).points)
-        4
+        >>> rng = np.random.default_rng(0)
+        >>> lengths = rng.integers(5, 100, size=1000)
+        >>> shapes = np.stack([np.full(1000, 32), lengths], axis=1)
+        >>> plan = select(shapes, (0.01 + 0.001 * lengths) * rng.normal(1.0, 0.03, size=1000))
+        >>> plan.error < 0.01, plan.runs <= 50, round(float(plan.weights.sum()), 6)
+        (True, True, 1000.0)
+        >>> faster = {point.shape: 0.005 + 0.0004 * point.shape[1] for point in plan.points}
+        >>> bool(abs(plan.project(faster).total / (0.005 + 0.0004 * lengths).sum() - 1) < 0.01)
+        True
     """
-    x = as_shapes(shapes)
-    names = tuple(columns) if columns is not None else _default_columns(x.shape[1])
-    times = _as_seconds(seconds, len(x))
-    mask = np.zeros(len(x), dtype=bool) if cold is None else np.asarray(cold, dtype=bool)
     if selector not in get_args(Selector):
         close = difflib.get_close_matches(str(selector), get_args(Selector), n=1, cutoff=0.0)
-        raise PlanError(f"no selector {selector!r}: did you mean {close[0]!r}?")
-    if selector != "interpolate":
-        raise PlanError(f"selector {selector!r} is not available")
-    rng = np.random.default_rng(seed)
-    model, explained = work_model(x, names), math.nan
-    if times is not None:
-        model, explained = fit_cost(x, times, names, keep=~mask)
-        if explained < _EXPLAINED:
-            model = work_model(x, names, seconds=times)
-    costs = model.predict(x)
-    ranking = interpolate.Ranking.of(costs, rng)
-    varies = bool((x != x[0]).any())
-    most = max(2, int(max_share * len(x) / replicates))
-    foreseen = math.nan
-    if not varies:
-        ranks = interpolate.place(ranking, 1, replicates)
-    elif points is not None:
-        ranks = interpolate.place(ranking, points, replicates)
-    else:
-        for count in range(2, most + 1):
-            ranks = interpolate.place(ranking, count, replicates)
-            if times is not None and interpolate.foreseen_error(ranking, ranks, times, ~mask, rng) <= error:
-                break
-    if times is not None:
-        foreseen = interpolate.foreseen_error(ranking, ranks, times, ~mask, rng)
-    refusal = None
-    if len(x) >= 10 and varies and explained < _EXPLAINED and foreseen > 2 * error:
-        refusal = (
-            f"shape explains only {explained:.0%} of the variance of step time: no projection from shapes can be "
-            'trusted here; use selector="audit", which draws steps at random and needs no such link'
+        raise PlanError(
+            f"no selector {selector!r}: did you mean {close[0]!r}? There are {', '.join(get_args(Selector))}"
         )
+    epoch = Epoch.of(shapes, seconds, columns=columns, length=length, cold=cold)
+    logged = len(epoch.shapes)
+    options = _options(
+        points=points,
+        replicates=replicates,
+        max_share=max_share,
+        error=error,
+        iterations=logged if iterations is None else iterations,
+        seed=seed,
+        logged=logged,
+    )
+    chosen = {"interpolate": _interpolated, "audit": _audited, "paper": _papered}[selector](epoch, options)
+    refusal = None if selector == "audit" else _refusal(epoch, options, len(chosen.points))
+    if refusal is not None:
         warnings.warn(refusal, ShapeWarning, stacklevel=2)
-    knots = interpolate.knots_of(ranking, ranks)
-    weights = interpolate.point_weights(ranking, knots)
-    runs = ranking.order[ranks]
-    stands = _nearest(costs, knots)
-    made = tuple(
-        Point(
-            tuple(x[run[0]].tolist()),
-            float(weights[j]),
-            float(np.median(times[run])) if times is not None else math.nan,
-            tuple(np.flatnonzero(stands == j).tolist()),
-            tuple(run.tolist()),
-            j,
-            float(knots[j]),
-        )
-        for j, run in enumerate(runs)
-    )
-    total = float(times.sum()) if times is not None else math.nan
     return Plan(
-        selector,
-        names,
-        made,
-        len(x),
-        total,
-        explained,
-        foreseen,
-        refusal,
-        fingerprint(x),
-        length,
-        model,
-        tuple(x[:, length].tolist()),
+        selector=selector,
+        columns=epoch.columns,
+        points=chosen.points,
+        iterations=options.iterations,
+        seconds=math.nan if epoch.seconds is None else float(epoch.seconds.sum()),
+        explained=epoch.explained,
+        error=chosen.error,
+        refusal=refusal,
+        fingerprint=fingerprint(epoch.shapes),
+        length=length,
+        cost=chosen.cost,
+        lengths=tuple(epoch.shapes[:, length].tolist()),
+        systematic=math.hypot(chosen.systematic, _unlogged(epoch, options)),
     )
 
 
-def _nearest(costs: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.int64]:
-    distinct, group = np.unique(knots, return_inverse=True)
-    chosen = np.searchsorted((distinct[1:] + distinct[:-1]) / 2, costs)
-    number = np.empty(len(costs), dtype=np.int64)
-    for knot in range(len(distinct)):
-        members, steps = np.flatnonzero(group == knot), np.flatnonzero(chosen == knot)
-        number[steps] = members[np.arange(len(steps)) % len(members)]
-    return number
+def _options(
+    *,
+    points: int | None,
+    replicates: int,
+    max_share: float,
+    error: float,
+    iterations: int,
+    seed: int,
+    logged: int,
+) -> _Options:
+    for name, number in (("points", points), ("replicates", replicates)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
+            raise PlanError(f"got {name}={number!r}; expected a whole number from 1 on")
+    if not 0 < max_share <= 1:
+        raise PlanError(f"got max_share={max_share}; expected a share of the iterations, above 0 and at most 1")
+    if not 0 < error < math.inf:
+        raise PlanError(f"got error={error}; expected a relative error above 0, such as 0.01 for 1 %")
+    if iterations < logged:
+        raise PlanError(f"got iterations={iterations}, but {logged} were logged: pass the number in the whole epoch")
+    return _Options(points, int(replicates), max_share, error, iterations, seed)
 
 
-def _default_columns(width: int) -> tuple[str, ...]:
-    if width > len(DEFAULT_COLUMNS):
-        raise PlanError(f"got {width} columns without names; pass columns=(...)")
-    return DEFAULT_COLUMNS[:width]
+def _layout(epoch: Epoch, options: _Options, points: int | None) -> tuple[Layout, Ranking, CostModel]:
+    model = epoch.model
+    if epoch.explained < _EXPLAINED:
+        # A proxy fitted to noise would put the steps in no order at all; the work in them is an order at least.
+        model = work_model(epoch.shapes, epoch.columns, seconds=epoch.seconds)
+    rng = np.random.default_rng(options.seed)
+    ranking = Ranking.of(model.predict(epoch.shapes), rng)
+    layout = choose(
+        ranking,
+        epoch.seconds,
+        epoch.warm,
+        other_costs(epoch.shapes, ranking, epoch.columns),
+        points=points if epoch.varies else 1,
+        most=max(2, int(options.max_share * options.iterations / options.replicates)),
+        replicates=options.replicates,
+        error=options.error,
+        rng=rng,
+    )
+    return layout, ranking, model
 
 
-def _as_seconds(seconds: ArrayLike | None, count: int) -> NDArray[np.float64] | None:
-    if seconds is None:
+def _interpolated(epoch: Epoch, options: _Options) -> _Chosen:
+    layout, ranking, model = _layout(epoch, options, options.points)
+    stands_for = np.empty(len(ranking), dtype=np.int64)
+    stands_for[ranking.order] = nearest_knot(ranking.costs, layout.knots)
+    members = _members(stands_for, len(layout.knots))
+    scale = options.iterations / len(ranking)
+    points = tuple(
+        _point(epoch, runs, weight * scale, mine, number, knot)
+        for number, (runs, weight, mine, knot) in enumerate(
+            zip(ranking.order[layout.ranks], layout.weights.tolist(), members, layout.knots.tolist(), strict=True)
+        )
+    )
+    error = math.nan if epoch.seconds is None else layout.error
+    return _Chosen(points, error, math.hypot(layout.bias, layout.imbalance), model)
+
+
+def _audited(epoch: Epoch, options: _Options) -> _Chosen:
+    rng = np.random.default_rng(options.seed)
+    ranking = Ranking.of(epoch.model.predict(epoch.shapes), rng)
+    each = max(FEWEST, options.replicates)
+    drawn, error = draw(
+        ranking,
+        epoch.seconds,
+        epoch.warm,
+        strata=options.points,
+        most=max(1, int(options.max_share * options.iterations / each)),
+        replicates=each,
+        error=options.error,
+        rng=rng,
+    )
+    scale = options.iterations / len(ranking)
+    points = []
+    for number, stratum in enumerate(drawn):
+        ranks = np.asarray(stratum.ranks)
+        own = np.arange(stratum.first, stratum.first + stratum.size)
+        members = _members(nearest_knot(own.astype(float), ranks.astype(float)), len(ranks))
+        for rank, weight, mine in zip(stratum.ranks, stratum.weights, members, strict=True):
+            runs = ranking.order[rank : rank + 1]
+            stands_for = np.sort(ranking.order[own[mine]])
+            points.append(_point(epoch, runs, weight * scale, stands_for, number, float(ranking.costs[rank])))
+    return _Chosen(tuple(points), error, 0.0, epoch.model)
+
+
+def _papered(epoch: Epoch, options: _Options) -> _Chosen:
+    if epoch.seconds is None:
+        raise PlanError('selector="paper" chooses by step time: pass seconds, or use "interpolate"')
+    lengths = epoch.shapes[:, epoch.length]
+    scale = options.iterations / len(lengths)
+    points = []
+    for number, found in enumerate(seqpoints(lengths, epoch.seconds, tolerance=options.error, points=options.points)):
+        members = np.asarray(found.indices)
+        runs = members[lengths[members] == found.length][: options.replicates]
+        points.append(_point(epoch, runs, found.weight * scale, members, number, max(float(found.length), 0.5)))
+    return _Chosen(tuple(points), math.nan, 0.0, length_model(epoch.columns, epoch.length))
+
+
+def _point(
+    epoch: Epoch, runs: NDArray[np.int64], weight: float, members: NDArray[np.int64], stratum: int, cost: float
+) -> Point:
+    seconds = math.nan
+    if epoch.seconds is not None:
+        trusted = runs[epoch.warm[runs]] if epoch.warm[runs].any() else runs
+        seconds = float(np.median(epoch.seconds[trusted]))
+    return Point(
+        shape=tuple(epoch.shapes[runs[0]].tolist()),
+        weight=weight,
+        seconds=seconds,
+        indices=tuple(members.tolist()),
+        runs=tuple(runs.tolist()),
+        stratum=stratum,
+        cost=cost,
+    )
+
+
+def _members(number: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """For each point the positions that hold its number, ascending."""
+    order = np.argsort(number, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(number, minlength=count))[:-1])
+
+
+def _refusal(epoch: Epoch, options: _Options, points: int) -> str | None:
+    suspicious = epoch.varies and epoch.explained < _EXPLAINED and epoch.spread > _STEADY
+    if not suspicious or len(epoch.shapes) < _EVIDENCE:
         return None
-    times = np.asarray(seconds, dtype=float)
-    if times.shape != (count,):
-        raise PlanError(f"got seconds of dimensions {times.shape}; expected ({count},)")
-    bad = np.flatnonzero(~(np.isfinite(times) & (times > 0)))
-    if bad.size:
-        raise PlanError(f"iteration {bad[0]} took {times[bad[0]]} s; expected a finite time above zero")
-    return times
+    layout, _, _ = _layout(epoch, options, points)
+    error = math.hypot(layout.noise, layout.bias)
+    if error <= 2 * options.error:
+        return None
+    return (
+        f"shape explains {max(epoch.explained, 0.0):.0%} of the variance of step time, and leaving points out shows an "
+        f"error of {error:.1%}: this run cannot be projected from shapes; use selector='audit', which draws steps at "
+        "random, or pass shapes with what step time depends on"
+    )
 
 
-__all__ = ["CostModel", "select"]
+def _unlogged(epoch: Epoch, options: _Options) -> float:
+    """Two-phase sampling: with m of M iterations logged, Var adds M²(1 − m/M)s_p²/m; its root over the total."""
+    costs = epoch.model.predict(epoch.shapes)
+    logged = len(costs)
+    if logged == options.iterations or logged < 2:
+        return 0.0
+    variation = float(costs.std(ddof=1) / costs.mean())
+    return variation * math.sqrt((1 - logged / options.iterations) / logged)
