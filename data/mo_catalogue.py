@@ -67,16 +67,16 @@ def read_mo(path: str | Path) -> list[Message]:
         raw = entry(originals, number), entry(translations, number)
         try:
             original, translation = (part.decode(charset) for part in raw)
-        except (UnicodeDecodeError, LookupError) as error:
+        except (ValueError, LookupError) as error:
             raise ValueError(f"{path}: entry {number} is not text in {charset}: {error}") from error
         if not original:
             charset, singular = _header(translation, path)
             continue
         context, _, text = original.rpartition("\x04")
         forms = translation.split("\0")
-        if len(forms) <= singular and "\0" in text:
+        if "\0" in text and not 0 <= singular < len(forms):
             raise ValueError(
-                f"{path}: entry {number} ({text!r}) has {len(forms)} plural forms; want at least {singular + 1}"
+                f"{path}: entry {number} ({text!r}) has {len(forms)} plural forms, but its rule wants number {singular}"
             )
         chosen = forms[singular] if "\0" in text else translation
         messages.append(Message(text.split("\0")[0], chosen, context or None))
@@ -93,7 +93,7 @@ def _header(text: str, path: Path) -> tuple[str, int]:
     plural = fields.get("plural-forms", "").partition("plural=")[2].strip().removesuffix(";")
     try:
         return charset, gettext.c2py(plural)(1) if plural else 0
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{path}: cannot read its plural rule {plural!r}: {error}") from error
 
 
@@ -170,7 +170,7 @@ def read_language(catalogues: dict[str, tuple[Path, ...]], language: str) -> dic
         wanted = language.lower().replace("_", "-")
         # "zh" is nearer to "zh-hans" than any spelling distance says.
         near = [plain[code] for code in plain if code.split("-")[0] == wanted.split("-")[0]]
-        near = near or [plain[code] for code in difflib.get_close_matches(wanted, plain, n=3)]
+        near = near or [plain[code] for code in difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5)]
         raise ValueError(f"no catalogue for language {language!r}; nearest: {', '.join(near or sorted(catalogues))}")
     texts: dict[str, str] = {}
     for path in catalogues[language]:
