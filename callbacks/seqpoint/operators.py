@@ -1,14 +1,17 @@
 """One operator table for the whole epoch, from traces of the few steps that stand for it."""
 
 import csv
-import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fulgurite.callbacks.seqpoint.measured import medians
 from fulgurite.callbacks.seqpoint.plan import Band, Plan
 from fulgurite.callbacks.seqpoint.spans import OperatorTime
 from fulgurite.plugins.files import replacing
@@ -113,6 +116,17 @@ def epoch_table(traces: Mapping[int, Sequence["StepTrace"]], plan: Plan, *, band
 
     Raises:
         ValueError: there is no trace at all, or one of a point that the plan does not have.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from fulgurite.callbacks.seqpoint.select import select
+        >>> from fulgurite.callbacks.seqpoint.trace import StepTrace
+        >>> plan = select(np.array([[8, 20]] * 100), np.full(100, 0.5))  # one shape: one point
+        >>> rows = (OperatorTime("aten::mm", 0.3, 2), OperatorTime("aten::add", 0.1, 4))
+        >>> trace = StepTrace("step", Path("step.json.gz"), rows, (), float("nan"), 0.4, 0)
+        >>> table = epoch_table({0: [trace]}, plan)
+        >>> [(row.name, row.seconds, row.calls) for row in table.of("operator")]
+        [('aten::mm', 37.5, 200.0), ('aten::add', 12.5, 400.0)]
     """
     strangers = [number for number in traces if not 0 <= number < len(plan.points)]
     if strangers:
@@ -129,40 +143,50 @@ def epoch_table(traces: Mapping[int, Sequence["StepTrace"]], plan: Plan, *, band
     untraced = _untraced(plan, [step_seconds[stand_in[number]] for number in range(len(plan.points))])
 
     length_bands = plan.length_bands(bands)
+    in_band = np.array([band.shares for band in length_bands]).T  # (points, bands)
+    parts = plan.weights * untraced
     on_device = any(trace.kernels for number in traced for trace in traces[number])
     rows: list[OperatorRow] = []
-    seconds = sum(point.weight * time for point, time in zip(plan.points, untraced, strict=True))
-    band_seconds = tuple(
-        sum(p.weight * y * share for p, y, share in zip(plan.points, untraced, band.shares, strict=True))
-        for band in length_bands
-    )
     kinds: tuple[Kind, ...] = ("operator", "module", "kernel") if on_device else ("operator", "module")
-    traced_seconds = 0.0
     for kind in kinds:
         means = {number: _mean(kind, traces[number]) for number in traced}
-        total: defaultdict[_Key, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0] + [0.0] * len(length_bands))
+        sums: dict[_Key, _Sums] = {}
         for number, point in enumerate(plan.points):
             mean = means[stand_in[number]]
             whole = sum(time for time, _ in mean.values())
             for key, (time, calls) in mean.items():
-                sums, part = total[key], point.weight * untraced[number] * time / whole
-                sums[0] += part
-                sums[1] += point.weight * time
-                sums[2] += point.weight * calls
-                for index, band in enumerate(length_bands):
-                    sums[3 + index] += part * band.shares[number]
-        rows += _rows(kind, total, seconds, band_seconds)
-        if kind == "operator":
-            traced_seconds = sum(sums[1] for sums in total.values())
-    borrowed = {number: other for number, other in stand_in.items() if number != other}
-    return OperatorTable(tuple(rows), length_bands, band_seconds, seconds, traced_seconds, borrowed, on_device)
+                row = sums.setdefault(key, _Sums(bands=np.zeros(len(length_bands))))
+                row.seconds += parts[number] * time / whole
+                row.bands += parts[number] * time / whole * in_band[number]
+                row.traced_seconds += point.weight * time
+                row.calls += point.weight * calls
+        rows += _rows(kind, sums, float(parts.sum()), parts @ in_band)
+    return OperatorTable(
+        rows=tuple(rows),
+        bands=length_bands,
+        band_seconds=tuple((parts @ in_band).tolist()),
+        seconds=float(parts.sum()),
+        traced_seconds=sum(row.traced_seconds for row in rows if row.kind == "operator"),
+        borrowed={number: other for number, other in stand_in.items() if number != other},
+        on_device=on_device,
+    )
 
 
-def _untraced(plan: Plan, under_profiler: Sequence[float]) -> list[float]:
+@dataclass
+class _Sums:
+    """One row while it is added up."""
+
+    bands: NDArray[np.float64]
+    seconds: float = 0.0
+    traced_seconds: float = 0.0
+    calls: float = 0.0
+
+
+def _untraced(plan: Plan, under_profiler: Sequence[float]) -> NDArray[np.float64]:
     if plan.measured:
-        return [float(median(values)) for values in plan.measured]
-    seen = [point.seconds for point in plan.points]
-    return seen if all(math.isfinite(time) for time in seen) else list(under_profiler)
+        return medians(plan.measured)
+    seen = np.array([point.seconds for point in plan.points])
+    return seen if np.isfinite(seen).all() else np.array(under_profiler)
 
 
 def _mean(kind: Kind, traces: Sequence["StepTrace"]) -> dict[_Key, tuple[float, float]]:
@@ -181,19 +205,15 @@ def _mean(kind: Kind, traces: Sequence["StepTrace"]) -> dict[_Key, tuple[float, 
 
 
 def _rows(
-    kind: Kind, total: Mapping[_Key, Sequence[float]], seconds: float, band_seconds: Sequence[float]
+    kind: Kind, sums: Mapping[_Key, _Sums], seconds: float, band_seconds: NDArray[np.float64]
 ) -> list[OperatorRow]:
-    rows = [
-        OperatorRow(
-            kind,
-            name,
-            phase,
-            sums[0],
-            sums[1],
-            sums[2],
-            sums[0] / seconds,
-            tuple(part / whole if whole > 0 else 0.0 for part, whole in zip(sums[3:], band_seconds, strict=True)),
+    rows = []
+    for (name, phase), row in sums.items():
+        bands = np.divide(row.bands, band_seconds, out=np.zeros_like(row.bands), where=band_seconds > 0)
+        share = float(row.seconds / seconds)
+        rows.append(
+            OperatorRow(
+                kind, name, phase, float(row.seconds), row.traced_seconds, row.calls, share, tuple(bands.tolist())
+            )
         )
-        for (name, phase), sums in total.items()
-    ]
     return sorted(rows, key=lambda row: (-row.seconds, row.name, row.phase))

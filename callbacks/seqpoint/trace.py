@@ -147,7 +147,7 @@ class TraceWindows:
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
         self._step(self._profile, ProfilerAction.RECORD_AND_SAVE)
-        self._profile.add_metadata_json("seqpoint", json.dumps({"label": label, "shape": list(shape)}))
+        self._profile.add_metadata_json("seqpoint", json.dumps({"label": _plain(label), "shape": list(shape)}))
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             # Analysers refuse a trace without a rank; torch names one only in a distributed run.
             info = {"backend": "none", "rank": self.rank, "world_size": 1}
@@ -173,9 +173,13 @@ class TraceWindows:
         if self._recording is None:
             raise RuntimeError("no window is open: call start() before stop()")
         label, shape, _ = self._recording
-        trace = self._finish()
-        if trace is None:
+        if not self._finish():
             self.faults = ("another profiler took over the window",)
+            return None
+        try:
+            trace = json.loads(self._exported)
+        except ValueError as error:
+            self.faults = (f"it is not valid JSON ({error})",)
             return None
         self.faults = find_faults(trace, on_device=self._on_device, optimizer_step=optimizer_step)
         if self.faults:
@@ -198,8 +202,8 @@ class TraceWindows:
             self._profile.stop()
         self._profile, self._exported = None, b""
 
-    def _finish(self) -> dict[str, Any] | None:
-        """Take the hooks off and the trace out; without a trace if the session is no longer ours."""
+    def _finish(self) -> bool:
+        """Take the hooks off and export the trace; ``False`` if the session is no longer ours."""
         assert self._recording is not None
         assert self._profile is not None
         mark, self._recording = self._recording[2], None
@@ -211,9 +215,9 @@ class TraceWindows:
             # Somebody else's profiler ran and ended inside the window: exporting the lost session would crash.
             self._profile = None
             self.open()
-            return None
+            return False
         self._step(self._profile, ProfilerAction.NONE)
-        return json.loads(self._exported)
+        return True
 
     def _step(self, profiler: profile, action: ProfilerAction) -> None:
         self._next = action
@@ -251,8 +255,9 @@ class _ModuleLabels:
         if self._module is None:
             return
         modules = dict(self._module.named_modules())
-        # A module wrapped by torch.compile warns where global hooks exist.
-        if any(type(module).__name__ == "OptimizedModule" for module in modules.values()):
+        # Where global hooks exist, a module that torch.compile wrapped warns, and one that was compiled in place is
+        # compiled anew.
+        if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in modules.values()):
             return
         self._names = {id(module): name for name, module in modules.items() if name}
         self._thread = threading.get_ident()
@@ -309,5 +314,5 @@ def _quiet_kineto() -> Iterator[None]:
 
 
 def _plain(label: str) -> str:
-    """As Kineto takes it: a quote or a letter outside ASCII turns the whole name into "unknown"."""
+    """As Kineto takes it: a quote or a letter outside ASCII makes a name "unknown", a backslash breaks the JSON."""
     return re.sub(r"[^A-Za-z0-9 ._=+-]+", "_", label).strip() or "step"
