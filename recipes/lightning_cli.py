@@ -57,6 +57,9 @@ def condense(message: str) -> str:
     )
     if unknown:
         return (f"{prefix}: " if prefix else "") + f"no such option {unknown[1]!r}"
+    causes = re.findall(r"^ +- (?!Expected an? |Not |Does not validate|an? )(.+)$", message, re.MULTILINE)
+    if causes:
+        return f"{prefix}: {causes[0]}" if prefix else causes[0]
     given = re.findall(r"(?:Given|Got) value: (.*)", message)
     subtypes = re.search(r"Subtypes: \[(.*)\]", message) or re.search(r"Expected an? (<class '[^']+'>)", message)
     if given and subtypes:
@@ -139,6 +142,11 @@ def run_cli(
             return RecipeCLI(args, name=name, run=run)
         except RecipeError as error:
             raise RecipeError(_explained(str(error), documents, args, registry)) from error
+        except (TypeError, ValueError) as error:
+            # An exception in a constructor comes wrapped in a report of every type that the value might have had.
+            if "Subtypes:" not in str(error):
+                raise
+            raise RecipeError(_explained(condense(str(error)), documents, args, registry)) from error
         except SystemExit as stop:
             if stop.code in (0, None):  # --help
                 sys.exit(0)
