@@ -71,7 +71,10 @@ class LogMel:
 
     def __post_init__(self) -> None:
         if self.sample_rate < 1 or self.num_features < 1 or self.hop_samples < 1 or self.window_samples < 1:
-            raise ValueError(f"got {self}; want positive values and frames of at least one sample")
+            raise ValueError(
+                f"got sample_rate={self.sample_rate}, num_features={self.num_features}, window={self.window}, "
+                f"hop={self.hop}; want positive values and frames of at least one sample"
+            )
         fft_size = 2 ** math.ceil(math.log2(self.window_samples))
         for size in (fft_size, 2 * fft_size, 4 * fft_size):
             filters = mel_filter_bank(self.num_features, fft_size=size, sample_rate=self.sample_rate)

@@ -25,7 +25,7 @@ def split_by_hash(keys: Iterable[str], *, val_share: float, test_share: float) -
 
     Example:
         >>> split_by_hash(["a", "b", "c", "d"], val_share=0.3, test_share=0)
-        {'a': 'train', 'b': 'val', 'c': 'train', 'd': 'train'}
+        {'a': 'val', 'b': 'train', 'c': 'val', 'd': 'train'}
     """
     if not (val_share >= 0 and test_share >= 0 and val_share + test_share < 1):
         raise ValueError(

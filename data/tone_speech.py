@@ -60,8 +60,9 @@ def script(transcript: str, *, alphabet: str = DEFAULT_ALPHABET, seed: int = 0, 
         >>> script("hello").samples(8000) % 80  # whole hundredths of a second
         0
     """
-    if not transcript or not set(transcript) <= set(alphabet):
-        raise ValueError(f"got transcript {transcript!r}; want at least one sign, all of {alphabet!r}")
+    strange = sorted(set(transcript) - set(alphabet))
+    if strange or not transcript:
+        raise ValueError(f"got transcript {transcript!r} with {strange}; want at least one sign, all of {alphabet!r}")
     generator = np.random.default_rng((seed, index))
     letters = np.array([alphabet.index(sign) for sign in transcript])
     lengths = generator.integers(2, 5, len(letters))
