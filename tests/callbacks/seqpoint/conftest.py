@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fulgurite.callbacks.seqpoint.cost import CostModel
+from fulgurite.callbacks.seqpoint.fingerprint import fingerprint
 from fulgurite.callbacks.seqpoint.log import EpochLog
 from fulgurite.callbacks.seqpoint.plan import Plan, Point
 from fulgurite.callbacks.seqpoint.spans import OperatorTime
@@ -14,7 +15,7 @@ from fulgurite.callbacks.seqpoint.trace import StepTrace
 COLUMNS = ("batch", "source", "optimizer_step")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_log():
     """An epoch of given lengths; a step takes 1 ms a length unless told otherwise."""
 
@@ -36,7 +37,7 @@ def make_log():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_plan():
     """A plan whose points stand, in order of length, for equal parts of a log."""
 
@@ -59,7 +60,7 @@ def make_plan():
             "explained": 0.97,
             "error": 0.012,
             "refusal": None,
-            "fingerprint": "",
+            "fingerprint": fingerprint(log.shapes),
             "length": 1,
             "cost": model,
             "lengths": tuple(log.shapes[:, 1].tolist()),
@@ -69,7 +70,7 @@ def make_plan():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trace():
     """A trace with given operator times in seconds; its modules are the same times under other names."""
 

@@ -3,7 +3,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fulgurite.callbacks.seqpoint.operators import epoch_table
@@ -13,7 +13,7 @@ LENGTHS = [5, 9, 7, 20, 12, 14, 40, 33, 28]
 times = st.dictionaries(st.sampled_from(["mm", "add", "(idle)", "relu"]), st.floats(1e-6, 10.0), min_size=1)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None)
 @given(steps=st.lists(st.lists(times, min_size=1, max_size=3), min_size=3, max_size=3))
 def test_rows_add_up_and_match_a_naive_loop(make_log, make_plan, make_trace, steps):
     plan = make_plan(make_log(LENGTHS))
