@@ -70,6 +70,9 @@ class ShapeFinder:
     matter: the batch size, and at most two lengths, those that vary and move the most elements. Sizes that always move
     together (a mask and its tokens, a target and its shifted copy) count once.
 
+    Args:
+        dims: the sizes to read, where they are known from before; else those of the first batch.
+
     Example:
         >>> import torch
         >>> finder = ShapeFinder()
@@ -79,9 +82,9 @@ class ShapeFinder:
         ('features.shape[0]', 'features.shape[1]', 'targets.shape[1]')
     """
 
-    def __init__(self) -> None:
-        self.dims: tuple[Dim, ...] = ()
-        self._ndims: dict[str, int] = {}
+    def __init__(self, dims: tuple[Dim, ...] = ()) -> None:
+        self.dims = dims
+        self._ndims = {dim.path: dim.ndim for dim in dims}
 
     def read(self, batch: Any, leaves: Mapping[str, Leaf]) -> tuple[int, ...]:
         """All sizes of a batch, those of the first batch's leaves in their order; a leaf that is missing counts 0.
