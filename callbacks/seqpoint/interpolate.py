@@ -11,7 +11,7 @@ from fulgurite.callbacks.seqpoint.ranking import Ranking, knots_of, point_weight
 from fulgurite.callbacks.seqpoint.transfer import mixed_error
 
 _REDRAWS = 4096  # point-times-redraws of the replicates behind a foreseen error
-_CHOICES = 2048  # point-times-choices of runs that are tried for balance
+_CHOICES = 64  # random choices of the runs that are tried for balance
 _NEAR = 0.02  # runs of a point differ from its place by this share of predicted cost at most,
 _WINDOW = 8  # and are chosen among this many times as many adjacent steps
 _EXACT = 16  # up to here every number of points is tried, then in steps of a fifth
@@ -168,7 +168,7 @@ def place(
     inside = np.arange(int((high - low).max())) < (high - low)[:, None]
     best, least = starts[:, None] + np.arange(replicates), math.inf
     ranks = best
-    for _ in range(max(8, _CHOICES // points)):
+    for _ in range(_CHOICES):
         missed = _imbalance(ranking, ranks, others)
         if missed < least:
             best, least = ranks, missed
