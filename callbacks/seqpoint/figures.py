@@ -75,7 +75,7 @@ def step_time(plan: Plan, log: EpochLog) -> Figure:
         axis.scatter(values[runs], times, s=9, color=POINTS, zorder=4, label="point, its ring sized by weight")
         axis.set_xlabel(name)
         axis.set_ylim(0, highest)
-        _count_above(axis, log.seconds * 1e3, highest)
+        axis.set_title(_count_above(log.seconds * 1e3, highest), loc="right", color=MUTED, fontsize=9)
     axes[0].set_ylabel("step time (ms)")
     _legend(axes[0], loc="upper left")
     return figure
@@ -100,6 +100,8 @@ def timeline(log: EpochLog, following: EpochLog | None) -> Figure:
         axis.set_ylim(0, highest)
         role = "" if following is None else ", logged" if epoch is log else ", traced"
         axis.set_title(f"Epoch {epoch.epoch}{role}: {len(epoch)} steps", loc="left", color=INK, fontsize=10)
+        above = _count_above((epoch.seconds + epoch.waits) * 1e3, highest)
+        axis.set_title(above, loc="right", color=MUTED, fontsize=9)
         axis.set_ylabel("ms")
     axes[-1].set_xlabel("step of the epoch")
     handles, names = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))
@@ -241,11 +243,9 @@ def _ceiling(values: NDArray[np.float64], shown: NDArray[np.float64] | None = No
     return float(highest)
 
 
-def _count_above(axis: Axes, values: NDArray[np.float64], highest: float) -> None:
+def _count_above(values: NDArray[np.float64], highest: float) -> str:
     above = int((values > highest).sum())
-    if above:
-        text = f"{above} {'step' if above == 1 else 'steps'} above, up to {values.max():,.0f} ms"
-        axis.text(0.99, 0.99, text, transform=axis.transAxes, ha="right", va="top", color=MUTED, fontsize=8.5)
+    return f"{above} {'step' if above == 1 else 'steps'} higher, up to {values.max():,.0f} ms" if above else ""
 
 
 def _averaged(*series: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:

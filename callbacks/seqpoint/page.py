@@ -110,7 +110,7 @@ def _notes(notes: Sequence[str]) -> str:
     if not notes:
         return ""
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f'<div class="notes"><p>Before you trust these numbers</p><ul>{items}</ul></div>'
+    return f'<div class="notes"><p>What to know about these numbers</p><ul>{items}</ul></div>'
 
 
 def _paragraph(text: str) -> str:

@@ -128,7 +128,9 @@ def take_apart(trace: Mapping[str, Any]) -> StepTimes:
 
 
 def peak_allocated(trace: Mapping[str, Any]) -> float:
-    """Highest host memory in a step above its level at the step's start, in bytes; NaN without memory events.
+    """The most host memory that a step itself had allocated at once, in bytes; NaN without memory events.
+
+    What was allocated before the profiler started is unknown to it, and so is its release.
 
     Example:
         >>> moves = [(1, 100), (2, 50), (3, -100), (4, 20)]

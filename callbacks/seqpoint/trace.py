@@ -11,7 +11,6 @@ import json
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function, supported_activities
 
 from fulgurite.callbacks.seqpoint.integrity import find_faults
-from fulgurite.callbacks.seqpoint.spans import MODULE, OperatorTime, peak_allocated, take_apart
+from fulgurite.callbacks.seqpoint.module_labels import ModuleLabels
+from fulgurite.callbacks.seqpoint.spans import OperatorTime, peak_allocated, take_apart
 from fulgurite.plugins.files import replacing
 
 
@@ -41,8 +40,8 @@ class StepTrace:
         path: the Chrome trace (gzip), for Perfetto or Holistic Trace Analysis.
         operators: time by operator, see :class:`~fulgurite.callbacks.seqpoint.spans.StepTimes`.
         modules: the same time by module.
-        peak_bytes: on a GPU the allocator's highest level in the step; on the CPU the highest level above that at the
-            step's start; NaN if memory was not asked for.
+        peak_bytes: on a GPU the allocator's highest level in the step; on the CPU the most that the step itself had
+            allocated at once; NaN if memory was not asked for.
         seconds: duration under the profiler, which inflates it: take totals from untraced steps.
         bytes_on_disk: size of the file.
         kernels: device time by kernel; empty on the CPU.
@@ -100,7 +99,7 @@ class TraceWindows:
         self.rank = rank
         self.faults: tuple[str, ...] = ()  # why the last stop() gave None
         self._on_device = device.type == "cuda" and ProfilerActivity.CUDA in supported_activities()
-        self._labels = _ModuleLabels(module)
+        self._labels = ModuleLabels(module)
         self._profile: profile | None = None
         self._next = ProfilerAction.NONE
         self._recording: tuple[str, tuple[int, ...], record_function] | None = None
@@ -239,53 +238,6 @@ class TraceWindows:
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device))
         return peak_allocated(trace)
-
-
-class _ModuleLabels:
-    """Marks the forward pass of named modules in the trace, while attached."""
-
-    def __init__(self, module: nn.Module | None) -> None:
-        self._module = module
-        self._names: dict[int, str] = {}
-        self._handles: list[Any] = []
-        self._open: list[tuple[int, record_function]] = []
-        self._thread = 0
-
-    def attach(self) -> None:
-        if self._module is None:
-            return
-        modules = dict(self._module.named_modules())
-        # Where global hooks exist, a module that torch.compile wrapped warns, and one that was compiled in place is
-        # compiled anew.
-        if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in modules.values()):
-            return
-        self._names = {id(module): name for name, module in modules.items() if name}
-        self._thread = threading.get_ident()
-        self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._exit, always_call=True),
-        ]
-
-    def detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        while self._open:
-            self._open.pop()[1].__exit__(None, None, None)
-
-    def _enter(self, module: nn.Module, args: object) -> None:
-        # Dynamo takes is_compiling() for true, so that nothing of this is baked into code compiled in the window.
-        if torch.compiler.is_compiling() or id(module) not in self._names or threading.get_ident() != self._thread:
-            return
-        mark = record_function(MODULE + self._names[id(module)])
-        mark.__enter__()
-        self._open.append((id(module), mark))
-
-    def _exit(self, module: nn.Module, args: object, output: object) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
-            return
-        if self._open and self._open[-1][0] == id(module):
-            self._open.pop()[1].__exit__(None, None, None)
 
 
 def _refuse_foreign_profiler() -> None:

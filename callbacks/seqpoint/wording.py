@@ -120,8 +120,8 @@ def about_memory(log: EpochLog, summary: Summary) -> str:
     if risk.basis == "measured":
         return f"{batch}, with a measured peak of {size(risk.peak_bytes)}."
     return (
-        f"{batch}, with a predicted peak of {size(risk.peak_bytes)}. The peaks of the traced steps, above what was in "
-        "use when each began, are carried over to the other steps by shape."
+        f"{batch}, with a predicted peak of {size(risk.peak_bytes)}. The peaks of the traced steps (what each of them "
+        "allocated, without what was there before) are carried over to the other steps by shape."
     )
 
 

@@ -86,7 +86,7 @@ def test_a_few_outliers_do_not_flatten_the_picture_and_are_counted(make_log, mak
     log = make_log(np.arange(600) + 1, seconds=seconds)
     figure = step_time(make_plan(log), log)
     assert figure.axes[0].get_ylim()[1] < 100
-    assert "1 step above, up to 30,000 ms" in texts(figure)
+    assert "1 step higher, up to 30,000 ms" in texts(figure)
 
 
 def test_the_timeline_keeps_the_epochs_total_when_steps_share_a_bar(make_log):
