@@ -1,5 +1,7 @@
 """Trains a network that translates, and measures it."""
 
+import math
+
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanMetric
@@ -28,8 +30,8 @@ class Translator(SequenceModule):
       ``<unk>`` in the target counts as a token that was missed, whatever was predicted: a network gets nothing for
       knowing that it does not know, and a small vocabulary cannot make the figure look better.
     - ``bleu``: corpus BLEU of up to 4-grams (Papineni et al., 2002) of greedy decodes, ids taken as words. ``<unk>``
-      matches nothing, not even another ``<unk>``. It is over the first ``decoded_batches`` batches of each rank only,
-      because decoding takes one step a token.
+      matches nothing, not even another ``<unk>``. It is over ``decoded_batches`` batches of each rank only, because
+      decoding takes one step a token; they are spread evenly, because batches may come sorted by length.
 
     For optimizer, checkpoints and how batches travel see :class:`~fulgurite.models.sequence_module.SequenceModule`.
 
@@ -65,7 +67,7 @@ class Translator(SequenceModule):
         learning_rate: float = 2e-3,
         warmup_steps: int = 100,
         label_smoothing: float = 0.1,
-        decoded_batches: int = 4,
+        decoded_batches: int = 8,
         max_length: int = 64,
     ) -> None:
         super().__init__(network, learning_rate=learning_rate, warmup_steps=warmup_steps)
@@ -113,10 +115,17 @@ class Translator(SequenceModule):
         self.token_accuracy.update(logits.argmax(-1).masked_fill(labels == UNK, PAD), labels)
         self.log_metric(f"{stage}/loss", self.nll, batch)
         self.log_metric(f"{stage}/token_accuracy", self.token_accuracy, batch)
-        if batch_idx < self.decoded_batches:
+        if self._decodes(batch_idx, stage):
             decoded = self(batch["source"], batch["source_lengths"])
             self.bleu.update(_sentences(decoded, "<unknown>"), [[line] for line in _sentences(batch["target"][:, 1:])])
             self.log_metric(f"{stage}/bleu", self.bleu, batch)
+
+    def _decodes(self, batch_idx: int, stage: str) -> bool:
+        total = (self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches)[0]
+        if math.isinf(total):
+            return batch_idx < self.decoded_batches
+        wanted = min(self.decoded_batches, int(total))
+        return (batch_idx + 1) * wanted // int(total) > batch_idx * wanted // int(total)
 
     def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         target = batch["target"]

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from torch import multiprocessing
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from fulgurite.models import GNMT, TranslationTransformer, Translator
 from fulgurite.models.translation import TranslationNetwork
@@ -89,39 +89,50 @@ def test_metrics_are_means_over_all_tokens(tmp_path, stage, run):
     assert 0 <= got[f"{stage}/bleu"] <= 1
 
 
-def measure(network: TranslationNetwork, target: list[int]) -> Translator:
-    """A Translator whose metrics have seen one pair."""
-    translator = Translator(network)
-    translator.log = lambda *_, **__: None
-    translator.measure(
-        {"source": torch.tensor([[5]]), "source_lengths": torch.tensor([1]), "target": torch.tensor([target])}, 0, "val"
-    )
-    return translator
+def measure(tmp_path, network: TranslationNetwork, target: list[int]) -> dict[str, float]:
+    """Metrics of a validation with one pair."""
+    pair = {"source": torch.tensor([[5]]), "source_lengths": torch.tensor([1]), "target": torch.tensor([target])}
+    (metrics,) = trainer(tmp_path).validate(Translator(network), DataLoader([pair], batch_size=None), verbose=False)
+    return metrics
 
 
-def test_right_sentence_has_bleu_1_and_accuracy_1():
-    translator = measure(Recalling({1: 5, 5: 6, 6: 7, 7: 8, 8: 2}), [1, 5, 6, 7, 8, 2, 0])
-    assert translator.token_accuracy.compute() == 1
-    assert translator.bleu.compute() == 1
+def test_right_sentence_has_bleu_1_and_accuracy_1(tmp_path):
+    metrics = measure(tmp_path, Recalling({1: 5, 5: 6, 6: 7, 7: 8, 8: 2}), [1, 5, 6, 7, 8, 2, 0])
+    assert metrics["val/token_accuracy"] == 1
+    assert metrics["val/bleu"] == 1
 
 
-def test_an_unknown_word_is_never_a_hit():
+def test_an_unknown_word_is_never_a_hit(tmp_path):
     """<unk> is predicted where <unk> is the label: 5 of the 6 tokens count, and no n-gram with it matches."""
-    translator = measure(Recalling({1: 3, 3: 5, 5: 6, 6: 7, 7: 8, 8: 2}), [1, 3, 5, 6, 7, 8, 2, 0])
-    assert translator.token_accuracy.compute() == pytest.approx(5 / 6)
+    metrics = measure(tmp_path, Recalling({1: 3, 3: 5, 5: 6, 6: 7, 7: 8, 8: 2}), [1, 3, 5, 6, 7, 8, 2, 0])
+    assert metrics["val/token_accuracy"] == pytest.approx(5 / 6)
     precisions = [4 / 5, 3 / 4, 2 / 3, 1 / 2]
-    assert translator.bleu.compute() == pytest.approx(math.prod(precisions) ** 0.25)
+    assert metrics["val/bleu"] == pytest.approx(math.prod(precisions) ** 0.25)
 
 
-def test_only_the_first_batches_are_decoded(tmp_path):
-    network = GNMT(**SIZES, hidden_size=8)
-    (without,) = trainer(tmp_path).validate(Translator(network, decoded_batches=0), Batches(), verbose=False)
-    assert "val/bleu" not in without
-    translator = Translator(network, decoded_batches=1)
-    decoded = []
-    translator.forward = lambda source, lengths: decoded.append(len(source)) or torch.full((len(source), 1), 2)
-    trainer(tmp_path).validate(translator, Batches(), verbose=False)
-    assert decoded == [4]
+@pytest.mark.parametrize(
+    ("wanted", "decoded"), [(0, []), (1, [7]), (2, [3, 7]), (3, [2, 5, 7]), (8, list(range(8))), (99, list(range(8)))]
+)
+def test_decoded_batches_are_spread(tmp_path, wanted: int, decoded: list[int]):
+    translator = Translator(GNMT(**SIZES, hidden_size=8), decoded_batches=wanted)
+    seen = []
+    translator.forward = lambda source, lengths: seen.append(len(source) - 1) or torch.full((len(source), 1), 2)
+    loader = DataLoader([batch(0, size=size + 1) for size in range(8)], batch_size=None)
+    (metrics,) = trainer(tmp_path).validate(translator, loader, verbose=False)
+    assert seen == decoded
+    assert ("val/bleu" in metrics) == (wanted > 0)
+
+
+def test_a_loader_without_a_length_is_decoded_from_its_start(tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([batch(0, size=size + 1) for size in range(5)])
+
+    translator = Translator(GNMT(**SIZES, hidden_size=8), decoded_batches=2)
+    seen = []
+    translator.forward = lambda source, lengths: seen.append(len(source)) or torch.full((len(source), 1), 2)
+    trainer(tmp_path).validate(translator, DataLoader(Stream(), batch_size=None), verbose=False)
+    assert seen == [1, 2]
 
 
 def test_label_smoothing_and_padding_in_the_loss():
@@ -231,6 +242,7 @@ def _rank(rank: int, rendezvous: str, weights: dict, results) -> None:
     network = GNMT(**SIZES, hidden_size=8)
     network.load_state_dict(weights)
     translator = Translator(network.eval())
+    translator._decodes = lambda *_: False  # it asks the Trainer, which this process has not
     translator.log = lambda *_, **__: None
     translator.measure([batch(0), batch(1, size=3)][rank], 0, "val")
     results.put((rank, float(translator.nll.compute()), float(translator.token_accuracy.compute())))
