@@ -104,9 +104,8 @@ def timeline(log: EpochLog, following: EpochLog | None) -> Figure:
         axis.set_title(above, loc="right", color=MUTED, fontsize=9)
         axis.set_ylabel("ms")
     axes[-1].set_xlabel("step of the epoch")
-    handles, names = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))
-    legend = figure.legend(handles, names, loc="outside upper right", ncols=4, frameon=False, labelcolor=INK)
-    legend.set_in_layout(True)
+    entries = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries, loc="outside upper right", ncols=4, frameon=False, labelcolor=INK)
     return figure
 
 

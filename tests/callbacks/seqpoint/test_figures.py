@@ -97,6 +97,13 @@ def test_the_timeline_keeps_the_epochs_total_when_steps_share_a_bar(make_log):
     assert (values * np.diff(edges)).sum() == pytest.approx(log.seconds.sum() * 1e3)
 
 
+def test_marks_of_either_epoch_are_in_the_legend(make_log):
+    first, last = np.eye(3, dtype=bool)[[0, 2]]
+    figure = timeline(make_log([5, 6, 7], cold=first), make_log([5, 6, 7], traced=last, epoch=1))
+    assert {"step", "input wait", "new shape", "traced"} <= set(texts(figure))
+    drawn(figure)
+
+
 def test_stacked_bars_fill_up_to_a_hundred(make_log, make_plan, make_trace):
     plan = make_plan(make_log(LENGTHS))
     names = {f"aten::op{number}": 1.0 + number for number in range(20)}
