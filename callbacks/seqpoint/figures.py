@@ -43,6 +43,18 @@ def figures(
         following: the traced epoch, if there was one.
         table: the weighted operator table, if there are traces.
         traces: number of a point → its traces.
+
+    Example:
+        >>> from fulgurite.callbacks.seqpoint.select import select
+        >>> lengths = np.arange(10, 210)
+        >>> shapes = np.stack([np.full(200, 8), lengths], axis=1)
+        >>> no, zero, unknown = np.zeros(200, dtype=bool), np.zeros(200), np.full(200, -1)
+        >>> log = EpochLog(
+        ...     0, ("batch", "source"), shapes, 1e-4 * lengths, zero, zero, no, no, unknown, unknown, zero + np.nan
+        ... )
+        >>> plan = select(shapes, log.seconds, points=4, columns=log.columns)
+        >>> list(figures(plan=plan, log=log, following=None, table=None, traces={}))
+        ['step_time', 'timeline', 'memory']
     """
     drawn = {"step_time": step_time(plan, log), "timeline": timeline(log, following)}
     if table is not None:

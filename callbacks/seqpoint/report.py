@@ -56,6 +56,24 @@ def write_report(
     Raises:
         OSError: the folder cannot be made or written to.
         ValueError: the plan was not made from this log.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from fulgurite.callbacks.seqpoint.select import select
+        >>> lengths = np.arange(10, 210)
+        >>> shapes = np.stack([np.full(200, 8), lengths], axis=1)
+        >>> no, zero, unknown = np.zeros(200, dtype=bool), np.zeros(200), np.full(200, -1)
+        >>> log = EpochLog(
+        ...     0, ("batch", "source"), shapes, 1e-4 * lengths, zero, zero, no, no, unknown, unknown, zero + np.nan
+        ... )
+        >>> plan = select(shapes, log.seconds, points=4, columns=log.columns)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = write_report(
+        ...         Path(folder), plan=plan, log=log, following=None, projection=None, table=None, traces={}
+        ...     )
+        ...     report.name, len(list(report.parent.iterdir()))
+        ('report.html', 6)
     """
     folder = Path(folder)
     summary = summarize(

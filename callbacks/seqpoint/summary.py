@@ -105,6 +105,21 @@ def summarize(
 
     Raises:
         ValueError: the plan was not made from this log.
+
+    Example:
+        >>> from fulgurite.callbacks.seqpoint.select import select
+        >>> lengths = np.arange(10, 210)
+        >>> shapes = np.stack([np.full(200, 8), lengths], axis=1)
+        >>> no, zero, unknown = np.zeros(200, dtype=bool), np.zeros(200), np.full(200, -1)
+        >>> log = EpochLog(
+        ...     0, ("batch", "source"), shapes, 1e-4 * lengths, zero, zero, no, no, unknown, unknown, zero + np.nan
+        ... )
+        >>> plan = select(shapes, log.seconds, points=4, columns=log.columns)
+        >>> found = summarize(plan=plan, log=log, following=None, projection=None, traces={})
+        >>> found.iterations, found.runs, found.memory.shape
+        (200, 12, (8, 209))
+        >>> found.critical > found.serial
+        True
     """
     if plan.iterations != len(log):
         raise ValueError(f"got a plan for {plan.iterations} steps and a log of {len(log)}; expected the plan's own log")
