@@ -80,25 +80,28 @@ class SeqPoint(Callback):
             knows its batches; ``shape_fn`` gives junk for the first batch.
 
     Example:
-        >>> import tempfile, torch, lightning.pytorch as pl
+        >>> import contextlib, io, tempfile, warnings, torch, lightning.pytorch as pl
+        >>> warnings.filterwarnings("ignore", ".*does not have many workers")
         >>> class Tagger(pl.LightningModule):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.lstm, self.out = torch.nn.LSTM(8, 16, batch_first=True), torch.nn.Linear(16, 1)
-        ...     def training_step(self, batch):
+        ...     def training_step(self, batch, batch_idx):
         ...         return self.out(self.lstm(batch["source"])[0]).square().mean()
         ...     def configure_optimizers(self):
         ...         return torch.optim.SGD(self.parameters(), lr=0.1)
         >>> batches = [{"source": torch.zeros(4, 3 + n % 17, 8)} for n in range(60)]
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     seqpoint = SeqPoint(points=3)
+        >>> seqpoint = SeqPoint(selector="audit", points=2)
+        >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as printed:
         ...     trainer = pl.Trainer(
         ...         max_epochs=2, accelerator="cpu", default_root_dir=folder, callbacks=[seqpoint], logger=False,
         ...         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         ...     )
-        ...     trainer.fit(Tagger(), torch.utils.data.DataLoader(batches, batch_size=None))  # doctest: +ELLIPSIS
-        ...     seqpoint.report.name, len(seqpoint.plan.points), len(seqpoint.logged)
-        ('report.html', 3, 60)
+        ...     trainer.fit(Tagger(), torch.utils.data.DataLoader(batches, batch_size=None))
+        >>> seqpoint.report.name, "Projected epoch" in printed.getvalue()
+        ('report.html', True)
+        >>> len(seqpoint.logged), len(seqpoint.plan.points), int(seqpoint.following.traced.sum())
+        (60, 6, 6)
     """
 
     def __init__(
