@@ -5,13 +5,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fulgurite.data.gettext_translation import GettextTranslation as GettextTranslation
+    from fulgurite.data.length_batches import LengthBatchSampler as LengthBatchSampler
+    from fulgurite.data.length_batches import padded_shapes as padded_shapes
     from fulgurite.data.speech_folder import SpeechFolder as SpeechFolder
+    from fulgurite.data.tone_speech import write_librispeech as write_librispeech
 
 _HOMES = {
     "GettextTranslation": "fulgurite.data.gettext_translation",
+    "LengthBatchSampler": "fulgurite.data.length_batches",
     "SpeechFolder": "fulgurite.data.speech_folder",
+    "padded_shapes": "fulgurite.data.length_batches",
+    "write_librispeech": "fulgurite.data.tone_speech",
 }
-__all__ = ["GettextTranslation", "SpeechFolder"]
+__all__ = ["GettextTranslation", "LengthBatchSampler", "SpeechFolder", "padded_shapes", "write_librispeech"]
 
 
 def __getattr__(name: str) -> object:

@@ -7,10 +7,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import wavfile
 
 AudioFormat = Literal["wav", "flac"]
 AUDIO_SUFFIXES = (".flac", ".wav")
+
+# What wave and soundfile raise for damaged files; soundfile's own errors are RuntimeErrors.
+_BROKEN = (wave.Error, EOFError, OSError, RuntimeError, ValueError)
 
 
 def audio_length(path: str | Path, *, sample_rate: int) -> int:
@@ -61,9 +63,10 @@ def read_audio(path: str | Path) -> NDArray[np.float32]:
     try:
         if path.suffix == ".flac":
             return _soundfile(path).read(path, dtype="float32")[0]
-        return wavfile.read(path)[1].astype(np.float32) / 32768
-    except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{path}: cannot be decoded: {error}") from error
+        with wave.open(str(path)) as file:
+            return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / np.float32(32768)
+    except (*_BROKEN, MemoryError) as error:  # MemoryError: a damaged flac header may promise any length
+        raise ValueError(f"{path}: cannot be decoded: {error or type(error).__name__}") from error
 
 
 def write_audio(path: str | Path, samples: NDArray[np.float32], *, sample_rate: int) -> None:
@@ -81,7 +84,11 @@ def write_audio(path: str | Path, samples: NDArray[np.float32], *, sample_rate: 
     if path.suffix == ".flac":
         _soundfile(path).write(path, whole, sample_rate, subtype="PCM_16", format="FLAC")
     else:
-        wavfile.write(path, sample_rate, whole)
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(sample_rate)
+            file.writeframes(whole.astype("<i2").tobytes())
 
 
 def _wav_header(path: Path) -> tuple[int, int, int]:
@@ -89,12 +96,12 @@ def _wav_header(path: Path) -> tuple[int, int, int]:
         with wave.open(str(path)) as file:
             width, samples = file.getsampwidth(), file.getnframes()
             rate, channels = file.getframerate(), file.getnchannels()
-    except (wave.Error, EOFError, OSError) as error:
-        raise ValueError(f"{path}: is not a PCM wav file: {error or 'it ends within its header'}") from error
+    except _BROKEN as error:
+        raise ValueError(f"{path}: is not a PCM wav file: {error or 'its header is broken'}") from error
     if width != 2:
         raise ValueError(f"{path}: has {8 * width}-bit samples, want 16-bit; convert it")
     # The header promises what a cut copy or download does not hold.
-    if path.stat().st_size < samples * channels * width:
+    if path.stat().st_size < samples * channels * width + 44:  # bytes of the smallest header
         raise ValueError(
             f"{path}: its header promises {samples} samples, but the file has only {path.stat().st_size} bytes; "
             "it is cut short: copy it again"
@@ -106,7 +113,7 @@ def _flac_header(path: Path) -> tuple[int, int, int]:
     soundfile = _soundfile(path)
     try:
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path}: is not a flac file: {error}") from error
     return info.samplerate, info.channels, info.frames
 

@@ -3,6 +3,8 @@ import wave
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fulgurite.data.audio_files import audio_length, read_audio, write_audio
 
@@ -68,6 +70,26 @@ def test_other_kinds_of_wav_are_refused_by_name(tmp_path, channels, width, frame
         file.writeframes(bytes(channels * width * frames))
     with pytest.raises(ValueError, match=rf"a\.wav: {message}"):
         audio_length(path, sample_rate=8000)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    suffix=st.sampled_from([".wav", ".flac"]),
+    damage=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), min_size=1, max_size=4),
+)
+def test_a_damaged_header_gives_samples_or_a_clear_refusal(tmp_path_factory, suffix, damage):
+    path = tmp_path_factory.mktemp("damaged") / f"a{suffix}"
+    write_audio(path, np.zeros(300, dtype=np.float32), sample_rate=8000)
+    data = bytearray(path.read_bytes())
+    for place, byte in damage:
+        data[place] = byte
+    path.write_bytes(data)
+    try:
+        audio_length(path, sample_rate=8000)
+        outcome = f"a{suffix}: {len(read_audio(path))} samples"
+    except ValueError as error:
+        outcome = str(error)
+    assert f"a{suffix}: " in outcome
 
 
 def test_flac_without_its_package_names_the_extra(tmp_path, monkeypatch):
