@@ -1,0 +1,426 @@
+"""SeqPoint out of sample: select on one configuration, project another from fresh runs of the points, count the error.
+
+    python benchmarks/seqpoint.py                 everything, about half an hour on two cores
+    python benchmarks/seqpoint.py --quick         a small run that shows that it works; writes no page
+
+Configuration A is logged three times (the noise floor) and selections are made from re-sampled logs of A. For each
+configuration B two ordered epochs are timed (the truth) and, apart from them, several passes over all steps in random
+order; every projection takes the times of its points from one of those passes. All methods get as many runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tables import machine, markdown, write_section
+
+from fulgurite.callbacks.seqpoint.plan import Plan, PlanError
+from fulgurite.callbacks.seqpoint.select import select
+from fulgurite.data import GettextTranslation, SpeechFolder
+from fulgurite.models import GNMT, DeepSpeech2, SpeechRecognizer, Translator
+
+Array = NDArray[Any]
+COLUMNS = ("batch", "source", "target")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the steps run on."""
+
+    name: str
+    threads: int = 2
+    hidden: int = 128
+    bf16: bool = False
+    epoch_seed: int = 0
+
+
+A = Configuration("A: 2 threads, fp32, hidden 128")
+OTHERS = (
+    Configuration("1 thread", threads=1),
+    Configuration("hidden 192", hidden=192),
+    Configuration("bf16", bf16=True),
+    Configuration("reshuffled epoch", epoch_seed=1),
+)
+
+
+@dataclass
+class Workload:
+    """A network, its data, and its batches in memory, so that only the step is timed."""
+
+    name: str
+    data: Any
+    make: Callable[[int], Any]
+    limit: int | None = None
+    _epochs: dict[int, tuple[list[Any], Array]] = field(default_factory=dict)
+
+    def epoch(self, seed: int) -> tuple[list[Any], Array]:
+        """The batches of an epoch, and their shapes (M, 3)."""
+        if seed not in self._epochs:
+            torch.manual_seed(seed)
+            batches = list(self.data.train_dataloader())[: self.limit]
+            shapes = []
+            for batch in batches:
+                first = batch["source"] if "source" in batch else batch["features"]
+                second = batch["target"] if "target" in batch else batch["targets"]
+                shapes.append((first.shape[0], first.shape[1], second.shape[1]))
+            self._epochs[seed] = batches, np.array(shapes)
+        return self._epochs[seed]
+
+    def stepper(self, configuration: Configuration) -> Callable[[Any], float]:
+        """A function that takes one training step and gives its seconds."""
+        torch.manual_seed(0)
+        torch.set_num_threads(configuration.threads)
+        module = self.make(configuration.hidden)
+        module.train()
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-4)
+
+        def step(batch: Any) -> float:
+            begin = time.perf_counter()
+            context = torch.autocast("cpu", dtype=torch.bfloat16) if configuration.bf16 else nullcontext()
+            with context:
+                loss = module.loss(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+            optimizer.step()
+            return time.perf_counter() - begin
+
+        return step
+
+
+def time_passes(workload: Workload, configuration: Configuration, orders: Sequence[Array]) -> Array:
+    """(passes, M) seconds of each step, in each order."""
+    batches, _ = workload.epoch(configuration.epoch_seed)
+    step = workload.stepper(configuration)
+    for index in np.linspace(0, len(batches) - 1, 25).astype(int):  # warm up: allocator, thread pool, primitives
+        step(batches[index])
+    seconds = np.empty((len(orders), len(batches)))
+    for row, order in zip(seconds, orders, strict=True):
+        for index in order:
+            row[index] = step(batches[index])
+    return seconds
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a method wants to run, and how it projects from those times."""
+
+    runs: list[int]  # steps of A's epoch
+    project: Callable[[Array], tuple[float, float, float]]  # times of the runs → total, low, high
+
+
+def plan_choice(plan: Plan) -> Choice:
+    """A plan's points, one entry a run."""
+    runs = [run for point in plan.points for run in point.runs]
+
+    def project(times: Array) -> tuple[float, float, float]:
+        measured: dict[tuple[int, ...], list[float]] = {}
+        start = 0
+        for point in plan.points:
+            measured.setdefault(point.shape, []).extend(times[start : start + len(point.runs)].tolist())
+            start += len(point.runs)
+        result = plan.project(measured)
+        return result.total, result.low, result.high
+
+    return Choice(runs, project)
+
+
+def mean_choice(runs: Sequence[int], iterations: int) -> Choice:
+    """The mean of some steps, times the number of iterations."""
+    return Choice(list(runs), lambda times: (float(times.mean()) * iterations, np.nan, np.nan))
+
+
+def choices(shapes: Array, seconds: Array, share: float, seed: int) -> dict[str, Choice]:
+    """Every method's choice from one log of A, all at the cost of the default's."""
+    rng = np.random.default_rng(seed)
+    count = len(shapes)
+    lengths = shapes[:, 1]
+    options: dict[str, Any] = {"columns": COLUMNS, "max_share": share, "seed": seed}
+    default = select(shapes, seconds, **options)
+    found = {"interpolate (default)": plan_choice(default)}
+    budget = default.runs
+    single = select(shapes, seconds, points=max(2, budget - 2), replicates=1, **options)
+    found["interpolate, one run a point"] = plan_choice(single)
+    by_length = {**options, "columns": COLUMNS[:2]}
+    found["interpolate, length alone"] = plan_choice(
+        select(shapes[:, :2], seconds, points=len(default.points), replicates=3, **by_length)
+    )
+    found["audit"] = plan_choice(select(shapes, seconds, selector="audit", points=budget, **options))
+    faithful = select(shapes, seconds, selector="paper", replicates=1, **options)
+    replicates = max(1, budget // len(faithful.points))
+    found["paper"] = plan_choice(select(shapes, seconds, selector="paper", replicates=replicates, **options))
+    found["first k after warm-up"] = mean_choice(range(5, 5 + budget), count)
+    found["random k"] = mean_choice(rng.choice(count, budget, replace=False), count)
+
+    def of_length(length: int) -> Choice:
+        alike = np.flatnonzero(lengths == length)
+        return mean_choice(rng.choice(alike, budget, replace=len(alike) < budget), count)
+
+    values, counts = np.unique(lengths, return_counts=True)
+    found["frequent"] = of_length(int(values[counts.argmax()]))
+    found["median"] = of_length(int(lengths[np.argsort(seconds)[count // 2]]))
+    found["worst"] = of_length(int(lengths.max()))
+    return found
+
+
+def counterparts(runs: Sequence[int], shapes: Array, other: Array) -> Array:
+    """For steps of A's epoch, the most alike steps of a reshuffled one, each used once as long as there are others."""
+    free = np.ones(len(other), dtype=bool)
+    result = []
+    for run in runs:
+        distance = np.abs(other[:, 1:] - shapes[run, 1:]).sum(axis=1) + 1000 * np.abs(other[:, 0] - shapes[run, 0])
+        best = int(np.where(free, distance, distance + 10_000).argmin())
+        free[best] = False
+        result.append(best)
+    return np.array(result)
+
+
+def measure_workload(workload: Workload, *, selections: int, passes: int, share: float) -> dict[str, Any]:
+    """The table's rows for one workload."""
+    _, shapes = workload.epoch(0)
+    ordered = np.arange(len(shapes))
+    rng = np.random.default_rng(1)
+    logs = time_passes(workload, A, [ordered] * 3)
+    totals = logs.sum(axis=1)
+    floor = float(np.abs(totals / totals.mean() - 1).max())
+    print(f"{workload.name}: {len(shapes)} iterations, A {totals.mean():.1f} s, noise floor {floor:.2%}", flush=True)
+    cells: dict[str, dict[str, Any]] = {}
+    for configuration in OTHERS:
+        _, other_shapes = workload.epoch(configuration.epoch_seed)
+        orders = [np.arange(len(other_shapes)), *(rng.permutation(len(other_shapes)) for _ in range(passes))]
+        times = time_passes(workload, configuration, [*orders, orders[0]])
+        truth, fresh = float((times[0].sum() + times[-1].sum()) / 2), times[1:-1]
+        spread = abs(times[0].sum() - times[-1].sum()) / truth
+        errors: dict[str, list[float]] = {}
+        covered: dict[str, list[bool]] = {}
+        costs: dict[str, list[tuple[float, float, float]]] = {}
+        for number in range(selections):
+            mixture = logs[rng.integers(0, len(logs), len(shapes)), ordered]  # a log re-sampled from the three
+            for name, choice in choices(shapes, mixture, share, seed=number).items():
+                runs = np.array(choice.runs)
+                if configuration.epoch_seed:
+                    runs = counterparts(choice.runs, shapes, other_shapes)
+                seconds = fresh[number % len(fresh)][runs]
+                try:
+                    total, low, high = choice.project(seconds)
+                except PlanError as refusal:
+                    print(f"  {name} refused: {refusal}")
+                    continue
+                total *= len(other_shapes) / len(shapes)
+                errors.setdefault(name, []).append(abs(total / truth - 1))
+                if low == low:
+                    covered.setdefault(name, []).append(low <= truth <= high)
+                costs.setdefault(name, []).append(
+                    (len(runs) / len(shapes), truth / seconds.sum(), truth / seconds.max())
+                )
+        cells[configuration.name] = {
+            "truth": truth,
+            "spread": spread,
+            "methods": {
+                name: {
+                    "mean": float(np.mean(values)),
+                    "p95": float(np.quantile(values, 0.95)),
+                    "max": float(np.max(values)),
+                    "covered": float(np.mean(covered[name])) if name in covered else None,
+                    "share": float(np.mean([cost[0] for cost in costs[name]])),
+                    "serial": float(np.median([cost[1] for cost in costs[name]])),
+                    "critical": float(np.median([cost[2] for cost in costs[name]])),
+                    "n": len(values),
+                }
+                for name, values in errors.items()
+            },
+        }
+        best = cells[configuration.name]["methods"]
+        print(
+            f"  {configuration.name}: truth {truth:.1f} s ± {spread / 2:.2%}; "
+            + "; ".join(f"{name} {row['mean']:.2%}" for name, row in best.items()),
+            flush=True,
+        )
+    return {"iterations": len(shapes), "seconds_A": float(totals.mean()), "noise_floor": floor, "cells": cells}
+
+
+def measure_overhead(workload: Workload, steps: int, repeats: int) -> dict[str, float]:
+    """What logging costs: time inside the callback's own hooks, and paired interleaved runs with and without it."""
+    import lightning.pytorch as pl
+
+    from fulgurite.callbacks import SeqPoint
+
+    torch.set_num_threads(2)
+    batches = workload.epoch(0)[0][:steps]
+    inside: list[float] = []
+
+    class Timed(SeqPoint):
+        """Adds up the time spent in the hooks that run at every step."""
+
+    def timed(name: str) -> Callable[..., None]:
+        hook = getattr(SeqPoint, name)
+
+        def run(self: Any, *args: Any, **kwargs: Any) -> None:
+            begin = time.perf_counter()
+            hook(self, *args, **kwargs)
+            inside.append(time.perf_counter() - begin)
+
+        return run
+
+    for name in ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step"):
+        if name in vars(SeqPoint):
+            setattr(Timed, name, timed(name))
+
+    def run(callbacks: list[Any]) -> float:
+        torch.manual_seed(0)
+        module = workload.make(128)
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=callbacks,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+        )
+        loader = torch.utils.data.DataLoader(batches, batch_size=None)
+        begin = time.perf_counter()
+        trainer.fit(module, loader)
+        return time.perf_counter() - begin
+
+    import tempfile
+
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        run([])
+        # epoch=1 of a run of one epoch: it logs nothing but the hooks of its first epoch, and writes no report.
+        pairs = [(run([]), run([SeqPoint(folder=folder, trace=False)])) for _ in range(repeats)]
+        inside.clear()
+        with_it = run([Timed(folder=folder, trace=False)])
+    ratios = [b / a - 1 for a, b in pairs]
+    return {
+        "hooks_us": sum(inside) / steps * 1e6,
+        "step_ms": float(np.median([a for a, _ in pairs])) / steps * 1e3,
+        "hooks_share": sum(inside) / with_it,
+        "paired_median": float(np.median(ratios)),
+        "paired_low": float(np.min(ratios)),
+        "paired_high": float(np.max(ratios)),
+    }
+
+
+def report(results: dict[str, Any]) -> str:
+    """The page's section."""
+    parts = [
+        "## SeqPoint",
+        f"`python benchmarks/seqpoint.py`, {results['date']}. {results['machine']}.",
+        "Select on configuration A (2 threads, fp32, hidden 128); project configuration B from **fresh** timings of "
+        "the points, taken in random order apart from the epoch that they are held against; error against B's full epoch. "
+        f"{results['selections']} selections a cell, from logs of A re-sampled out of three. All methods run as many "
+        "steps as the default. *serial*: the epoch's time over the time of all runs one after the other; *critical*: "
+        "over the longest single run (points in parallel), both against **one epoch** of B. *covered*: how often the "
+        "nominal 95 % interval held the truth, where a method gives one.",
+    ]
+    for name, workload in results["workloads"].items():
+        parts.append(f"### {name}")
+        parts.append(
+            f"{workload['iterations']} iterations; an epoch of A takes {workload['seconds_A']:.1f} s. Noise floor: the "
+            f"same ordered epoch three times deviates by at most {workload['noise_floor']:.2%} from its mean."
+        )
+        for cell, values in workload["cells"].items():
+            parts.append(
+                f"**B = {cell}** ({values['truth']:.1f} s; its two reference epochs differ by {values['spread']:.2%})"
+            )
+            rows = [
+                (
+                    method,
+                    f"{row['mean']:.2%}",
+                    f"{row['p95']:.2%}",
+                    f"{row['max']:.2%}",
+                    "" if row["covered"] is None else f"{row['covered']:.0%}",
+                    f"{row['share']:.1%}",
+                    f"{row['serial']:.0f}×",
+                    f"{row['critical']:.0f}×",
+                )
+                for method, row in sorted(values["methods"].items(), key=lambda item: item[1]["mean"])
+            ]
+            head = ("method", "mean error", "p95", "max", "covered", "iterations run", "serial", "critical")
+            parts.append(markdown(head, rows))
+    if "overhead" in results:
+        parts.append("### What logging costs")
+        rows = [
+            (
+                name,
+                f"{row['step_ms']:.1f} ms",
+                f"{row['hooks_us']:.0f} µs",
+                f"{row['hooks_share']:.2%}",
+                f"{row['paired_median']:+.2%} ({row['paired_low']:+.2%} to {row['paired_high']:+.2%})",
+            )
+            for name, row in results["overhead"].items()
+        ]
+        head = ("workload", "step", "in the hooks, a step", "share", "paired runs with − without (spread)")
+        parts.append(markdown(head, rows))
+    parts.append(results["gpu"])
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Measure, print, write JSON and the page's section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--selections", type=int, default=30)
+    parser.add_argument("--passes", type=int, default=6)
+    parser.add_argument("--share", type=float, default=0.05, help="most of the epoch's iterations that may be run")
+    parser.add_argument("--only", choices=("translation", "speech"))
+    parser.add_argument("--json", type=Path, default=Path("seqpoint_benchmark.json"))
+    options = parser.parse_args()
+    limit = 60 if options.quick else None
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+    def translation(hidden: int) -> Translator:
+        return Translator(GNMT(source_vocab_size=8000, target_vocab_size=8000, hidden_size=hidden))
+
+    def speech(hidden: int) -> SpeechRecognizer:
+        return SpeechRecognizer(DeepSpeech2(hidden_size=hidden))
+
+    texts, sounds = GettextTranslation(), SpeechFolder()
+    workloads = [Workload("translation", texts, translation, limit), Workload("speech", sounds, speech, limit)]
+    chosen = [workload for workload in workloads if options.only in (None, workload.name)]
+    for workload in chosen:
+        workload.data.setup("fit")
+    results: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "selections": 3 if options.quick else options.selections,
+        "workloads": {},
+        "overhead": {},
+        "gpu": "Not measured on a GPU yet."
+        if not torch.cuda.is_available()
+        else "These figures are the CPU's of a machine with a GPU; the GPU has not been measured.",
+    }
+    for workload in chosen:
+        results["overhead"][workload.name] = measure_overhead(
+            workload, 40 if options.quick else 150, 2 if options.quick else 7
+        )
+        results["workloads"][workload.name] = measure_workload(
+            workload,
+            selections=results["selections"],
+            passes=2 if options.quick else options.passes,
+            share=0.5 if options.quick else options.share,
+        )
+    text = report(results)
+    print(text)
+    options.json.write_text(json.dumps(results, indent=1))
+    if not options.quick and options.only is None:
+        write_section("seqpoint", text)
+
+
+if __name__ == "__main__":
+    main()
