@@ -64,7 +64,10 @@ def read_audio(path: str | Path) -> NDArray[np.float32]:
         if path.suffix == ".flac":
             return _soundfile(path).read(path, dtype="float32")[0]
         with wave.open(str(path)) as file:
-            return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / np.float32(32768)
+            samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
+            if len(samples) != file.getnframes():
+                raise ValueError(f"{len(samples)} samples where {file.getnframes()} were promised")
+            return samples.astype(np.float32) / np.float32(32768)
     except (*_BROKEN, MemoryError) as error:  # MemoryError: a damaged flac header may promise any length
         raise ValueError(f"{path}: cannot be decoded: {error or type(error).__name__}") from error
 

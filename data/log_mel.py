@@ -105,20 +105,13 @@ class LogMel:
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Features (T, num_features) of samples (N,)."""
-        frames = self.frames(len(samples))
-        # torch.stft centres the taper in the transform; with padding, frame t starts at sample t·hop for any fft_size.
-        before = (self.fft_size - self.window_samples) // 2
-        after = max(0, (frames - 1) * self.hop_samples + self.fft_size - before - len(samples))
-        padded = torch.nn.functional.pad(samples, (before, after))
-        spectrum = torch.stft(
-            padded,
-            self.fft_size,
-            hop_length=self.hop_samples,
-            win_length=self.window_samples,
-            window=self._taper,
-            center=False,
-            return_complex=True,
-        )[:, :frames]
+        missing = (self.frames(len(samples)) - 1) * self.hop_samples + self.window_samples - len(samples)
+        if missing > 0:
+            samples = torch.nn.functional.pad(samples, (0, missing))
+        frames = samples.unfold(0, self.window_samples, self.hop_samples) * self._taper
+        # Plain frames rather than torch.stft, which has none for what is shorter than fft_size.
+        spectrum = torch.fft.rfft(frames, n=self.fft_size)
         power = spectrum.real.square() + spectrum.imag.square()
-        features = (power.T @ self._filters + _SILENCE).log()
-        return (features - features.mean()) / features.std(correction=0).clamp(min=1e-3)
+        features = (power @ self._filters + _SILENCE).log()
+        deviation, mean = torch.std_mean(features, correction=0)
+        return (features - mean) / deviation.clamp(min=1e-3)
