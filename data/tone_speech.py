@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -97,16 +98,17 @@ def speak(what: ToneScript, *, alphabet: str = DEFAULT_ALPHABET, sample_rate: in
     lengths = what.frames * step
     spoken = what.tones >= 0
     ends = np.cumsum(lengths)
-    place = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-    turns = np.repeat(hertz[what.tones] / sample_rate, lengths) * place
-    waveform = np.sin((2 * np.pi * (turns - np.floor(turns))).astype(np.float32))
+    # Single precision throughout: a place counts from the tone's own start, so it and the phase stay small.
+    place = np.arange(ends[-1], dtype=np.float32) - np.repeat((ends - lengths).astype(np.float32), lengths)
+    waveform = np.sin(np.repeat((2 * np.pi / sample_rate * hertz[what.tones]).astype(np.float32), lengths) * place)
     # Tones fade in and out over a quarter of a frame: a hard edge would click in every band.
-    edge = np.minimum(place + 1, np.repeat(lengths, lengths) - place).astype(np.float32) / max(1, step // 4)
+    edge = np.minimum(place + 1, np.repeat(lengths.astype(np.float32), lengths) - place) / np.float32(max(1, step // 4))
     waveform *= np.minimum(edge, 1) * np.repeat(np.where(spoken, loudness, 0).astype(np.float32), lengths)
     noise = generator.random(len(waveform), dtype=np.float32) - np.float32(0.5)
     return waveform + np.float32(loudness * generator.uniform(0.1, 0.3)) * noise
 
 
+@cache
 def _frequencies(signs: int, sample_rate: int) -> NDArray[np.float64]:
     low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (_LOWEST, 0.45 * sample_rate))
     return 700 * (10 ** (np.linspace(low, high, signs) / 2595) - 1)
