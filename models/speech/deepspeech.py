@@ -1,20 +1,21 @@
 """A DeepSpeech2-like network: strided convolutions and bidirectional recurrent layers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from fulgurite.models.bidirectional import Bidirectional
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
 
 
 class SequenceBatchNorm(nn.Module):
-    r"""Batch normalisation over the real frames of padded sequences, for (B, C, T, F) feature maps.
+    r"""Batch normalisation over the real frames of padded sequences.
 
     Ioffe & Szegedy, `arXiv:1502.03167 <https://arxiv.org/abs/1502.03167>`__, with the statistics of channel c taken
-    over all real frames and features, as DeepSpeech2 takes them over a batch and its whole sequences:
+    over all real frames of the batch, and over frequencies where a frame has several, as DeepSpeech2 takes them:
 
     .. math:: y = γ_c \frac{x - μ_c}{\sqrt{σ_c^2 + ε}} + β_c \text{ in real frames}, \quad 0 \text{ in padding.}
 
@@ -24,13 +25,14 @@ class SequenceBatchNorm(nn.Module):
         channels: C.
 
     Shape:
-        - x: (B, C, T, F), frames: (N,) indices into the B·T frames, those that are real. Returns (B, C, T, F).
+        - x: (B, T, C) or (B, T, F, C), frames: (N,) indices into the B·T frames, those that are real.
+        - Returns x's shape.
 
     Example:
         >>> import torch
         >>> from fulgurite.models.speech.deepspeech import SequenceBatchNorm
         >>> norm = SequenceBatchNorm(1)
-        >>> x = torch.tensor([1.0, 3.0, 99.0]).reshape(1, 1, 3, 1)
+        >>> x = torch.tensor([1.0, 3.0, 99.0]).reshape(1, 3, 1)
         >>> [round(value) for value in norm(x, torch.tensor([0, 1])).flatten().tolist()]
         [-1, 1, 0]
     """
@@ -41,32 +43,32 @@ class SequenceBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, frames: Tensor) -> Tensor:
         """Normalise the real ``frames`` of ``x`` and clear the others; see the class for shapes."""
-        batch, channels, time, features = x.shape
-        flat = x.permute(0, 2, 3, 1).reshape(batch * time, features * channels)
-        real = self.norm(flat[frames].reshape(-1, channels)).reshape(-1, features * channels)
-        cleared = torch.zeros_like(flat, dtype=real.dtype).index_copy(0, frames, real)
-        return cleared.reshape(batch, time, features, channels).permute(0, 3, 1, 2)
+        flat = x.flatten(0, 1)
+        chosen = flat[frames]
+        real = self.norm(chosen.reshape(-1, x.shape[-1])).reshape(chosen.shape)
+        return torch.zeros_like(flat, dtype=real.dtype).index_copy(0, frames, real).reshape(x.shape)
 
 
 class DeepSpeech2(nn.Module):
-    r"""Convolutions over time and frequency, bidirectional GRUs and CTC classes: Amodei et al., *Deep Speech 2*.
+    r"""Convolutions, bidirectional recurrent layers and CTC classes, after Amodei et al., *Deep Speech 2*.
 
     `arXiv:1512.02595 <https://arxiv.org/abs/1512.02595>`__. With h⁰ the log-mel frames,
 
     .. math::
         & h^l = \min(\max(\mathrm{norm}(W^l * h^{l-1}), 0), 20), \quad l = 1, 2 \\
-        & h^l = \overrightarrow{\mathrm{GRU}}(z) + \overleftarrow{\mathrm{GRU}}(z),
+        & h^l = \overrightarrow{\mathrm{RNN}}(z) + \overleftarrow{\mathrm{RNN}}(z),
             \quad z = \mathrm{norm}(h^{l-1}), \quad l = 3, 4, …
 
     and a linear layer gives each frame's logits of the blank (class 0) and of the alphabet's symbols (class 1 + index).
     As in the paper: two 2-D convolutions, the first with stride 2 in time, clipped ReLU, batch normalisation over whole
-    sequences (:class:`SequenceBatchNorm`), directions summed. It departs in three points: it is far smaller; kernels
+    sequences (:class:`SequenceBatchNorm`), directions summed. It departs in four points: it is far smaller; kernels
     are square, because 40 log-mel bands stand where the paper has a linear spectrogram; the normalisation is of a
-    recurrent layer's input, not inside it, which lets cuDNN run the layer.
+    recurrent layer's input, not inside it, which lets one library call run the layer; recurrence is LSTM's, which
+    oneDNN has on a CPU, unless ``cell="gru"``.
 
     Padding changes nothing, in training either: convolutions see zeros beyond a sequence's end as they do beyond the
-    tensor's, and recurrent layers are packed. A step's cost grows with B·T in the convolutions and with the real frames
-    in the recurrent layers, whose steps follow one another.
+    tensor's, and the backward direction starts at each sequence's own end. A step's time depends on the padded shape
+    alone and grows with B·T.
 
     Args:
         alphabet: the symbols that can be recognised.
@@ -74,12 +76,12 @@ class DeepSpeech2(nn.Module):
         conv_channels: channels of both convolutions (the paper: 32).
         hidden_size: features of each recurrent layer.
         recurrent_layers: at least 1.
+        cell: kind of recurrence; see :class:`~fulgurite.models.bidirectional.Bidirectional` for what it costs.
         dropout: on each recurrent layer's input and on the last one's output.
 
     Shape:
         - features: (B, T, F), lengths: (B,).
-        - Returns logits (B, T', len(alphabet) + 1), 0 in padding, and the output lengths (B,) on the CPU;
-          T' = ceil(T / 2).
+        - Returns logits (B, T', len(alphabet) + 1), where T' = ceil(T / 2), and the output lengths (B,) on the CPU.
 
     Raises:
         ValueError: an empty alphabet or a symbol twice, no layers; see :meth:`forward` for inputs.
@@ -101,6 +103,7 @@ class DeepSpeech2(nn.Module):
         conv_channels: int = 16,
         hidden_size: int = 128,
         recurrent_layers: int = 2,
+        cell: Literal["lstm", "gru"] = "lstm",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -118,10 +121,10 @@ class DeepSpeech2(nn.Module):
         )
         self.conv_norms = nn.ModuleList(SequenceBatchNorm(conv_channels) for _ in self.convs)
         sizes = [conv_channels * -(-num_features // 4)] + [hidden_size] * (recurrent_layers - 1)
-        self.recurrent_norms = nn.ModuleList(nn.BatchNorm1d(size) for size in sizes)
-        self.recurrent = nn.ModuleList(nn.GRU(size, hidden_size, bidirectional=True) for size in sizes)
+        self.recurrent_norms = nn.ModuleList(SequenceBatchNorm(size) for size in sizes)
+        self.recurrent = nn.ModuleList(Bidirectional(size, hidden_size, cell=cell) for size in sizes)
         self.dropout = nn.Dropout(dropout)
-        self.output_norm = nn.BatchNorm1d(hidden_size)
+        self.output_norm = SequenceBatchNorm(hidden_size)
         self.output = nn.Linear(hidden_size, len(alphabet) + 1)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -139,20 +142,18 @@ class DeepSpeech2(nn.Module):
         self._check_shapes(features, lengths)
         lengths = lengths.cpu()
         real = _real_frames(lengths, features.shape[1]).to(features.device, non_blocking=True)
-        x = torch.zeros_like(features).flatten(0, 1).index_copy(0, real, features.flatten(0, 1)[real])
-        x = x.reshape(features.shape).unsqueeze(1)
+        flat = features.flatten(0, 1)
+        x = torch.zeros_like(flat).index_copy(0, real, flat[real]).reshape(features.shape).unsqueeze(1)
         for conv, norm in zip(self.convs, self.conv_norms, strict=True):
             x = conv(x)
             lengths = _conv_lengths(conv, lengths)
-            x = norm(x, _real_frames(lengths, x.shape[2]).to(x.device, non_blocking=True)).clamp(0, 20)
-        time = x.shape[2]
-        packed = pack_padded_sequence(x.transpose(1, 2).flatten(2), lengths, batch_first=True, enforce_sorted=False)
+            real = _real_frames(lengths, x.shape[2]).to(x.device, non_blocking=True)
+            x = norm(x.permute(0, 2, 3, 1), real).clamp(0, 20).permute(0, 3, 1, 2)
+        x = x.transpose(1, 2).flatten(2)
         for norm, layer in zip(self.recurrent_norms, self.recurrent, strict=True):
-            both, _ = layer(packed._replace(data=self.dropout(norm(packed.data))))
-            packed = both._replace(data=sum(both.data.chunk(2, dim=-1)))
-        packed = packed._replace(data=self.output(self.dropout(self.output_norm(packed.data))))
-        logits, _ = pad_packed_sequence(packed, batch_first=True, total_length=time)
-        return logits, lengths
+            ahead, back = layer(self.dropout(norm(x, real)), lengths)
+            x = ahead + back
+        return self.output(self.dropout(self.output_norm(x, real))), lengths
 
     def check(self, batch: Mapping[str, Any]) -> None:
         """Check a whole batch while it is still on the CPU: an impossible target would make the loss infinite.

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from fulgurite.models.bidirectional import Bidirectional
 from fulgurite.models.translation.attention import AdditiveAttention
 from fulgurite.models.translation.network import PAD, Memory, TranslationNetwork, padding_mask
 
@@ -34,9 +34,9 @@ class GNMT(TranslationNetwork):
     - residual connections start at the second layer of either side, for a depth of 2 to have any;
     - words rather than word pieces; each direction of the first layer has half the width.
 
-    The encoder is packed: padding costs nothing there and changes nothing. A step's cost hence grows with the real
-    source tokens, with B·T for the decoder and with B·T·S for attention. The last layer and its softmax cost B·T·V·H
-    multiplications for a vocabulary of V: at this size, about half of a step.
+    Padding changes nothing, and a step's time depends on the padded shape alone: it grows with B·S for the encoder,
+    with B·T for the decoder and with B·T·S for attention. The last layer and its softmax take B·T·V·H multiplications
+    for a vocabulary of V: at this size, about half of a step.
 
     Args:
         source_vocab_size: number of source token ids.
@@ -82,9 +82,9 @@ class GNMT(TranslationNetwork):
             )
         self.source_embedding = nn.Embedding(source_vocab_size, hidden_size, padding_idx=PAD)
         self.target_embedding = nn.Embedding(target_vocab_size, hidden_size, padding_idx=PAD)
+        self.bidirectional = Bidirectional(hidden_size, hidden_size // 2)
         self.encoder = nn.ModuleList(
-            [nn.LSTM(hidden_size, hidden_size // 2, bidirectional=True, batch_first=True)]
-            + [nn.LSTM(hidden_size, hidden_size, batch_first=True) for _ in range(encoder_layers - 1)]
+            nn.LSTM(hidden_size, hidden_size, batch_first=True) for _ in range(encoder_layers - 1)
         )
         self.attention = AdditiveAttention(hidden_size, hidden_size, attention_size=hidden_size)
         self.decoder = nn.ModuleList(
@@ -97,12 +97,9 @@ class GNMT(TranslationNetwork):
     def encode(self, source: Tensor, source_lengths: Tensor) -> Memory:
         """Read source ids (B, S), of which the first ``source_lengths`` (B,) are real; see the class."""
         embedded = self.dropout(self.source_embedding(source))
-        packed = pack_padded_sequence(embedded, source_lengths.cpu(), batch_first=True, enforce_sorted=False)
-        packed, _ = self.encoder[0](packed)
-        for layer in self.encoder[1:]:
-            above, _ = layer(packed._replace(data=self.dropout(packed.data)))
-            packed = above._replace(data=above.data + packed.data)
-        states, _ = pad_packed_sequence(packed, batch_first=True, total_length=source.shape[1])
+        states = torch.cat(self.bidirectional(embedded, source_lengths), dim=-1)
+        for layer in self.encoder:
+            states = layer(self.dropout(states))[0] + states
         return Memory(states, padding_mask(source_lengths, source.shape[1], source.device))
 
     def decode(self, target: Tensor, memory: Memory, state: LayerStates | None = None) -> tuple[Tensor, LayerStates]:

@@ -231,7 +231,7 @@ def test_checkpoint_of_a_recipe_rebuilds_its_network(tmp_path, monkeypatch, base
     torch.load(tmp_path / "model.ckpt", weights_only=True)
     loaded = Translator.load_from_checkpoint(tmp_path / "model.ckpt")
     assert isinstance(loaded.network, GNMT)
-    assert len(loaded.network.encoder) == 3
+    assert len(loaded.network.encoder) == 2
     assert loaded.label_smoothing == 0.3
     torch.testing.assert_close(loaded.network.state_dict(), cli.model.network.state_dict())
 

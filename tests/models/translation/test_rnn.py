@@ -12,8 +12,13 @@ def test_equals_the_equations_step_by_step():
     target = torch.randint(4, 30, (2, 4))
 
     embedded = network.source_embedding(source)
-    both, _ = network.encoder[0](embedded)
-    memory = network.encoder[1](both)[0] + both
+    both = nn.LSTM(8, 4, bidirectional=True, batch_first=True)
+    both.load_state_dict(
+        {f"{name}": value for name, value in network.bidirectional.ahead.state_dict().items()}
+        | {f"{name}_reverse": value for name, value in network.bidirectional.back.state_dict().items()}
+    )
+    first, _ = both(embedded)
+    memory = network.encoder[0](first)[0] + first
     cells = [nn.LSTMCell(layer.input_size, layer.hidden_size) for layer in network.decoder]
     for cell, layer in zip(cells, network.decoder, strict=True):
         cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
