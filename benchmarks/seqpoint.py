@@ -323,10 +323,10 @@ def report(results: dict[str, Any]) -> str:
         f"`python benchmarks/seqpoint.py`, {results['date']}. {results['machine']}.",
         "Select on configuration A (2 threads, fp32, hidden 128); project configuration B from **fresh** timings of "
         "the points, taken in random order apart from the epoch that they are held against; error against B's full "
-        f"epoch. {results['selections']} selections a cell, from logs of A re-sampled out of three. All methods run as "
-        "many steps as the default. *serial*: the epoch's time over the time of all runs one after the other; *critical*: "
-        "over the longest single run (points in parallel), both against **one epoch** of B. *covered*: how often the "
-        "nominal 95 % interval held the truth, where a method gives one.",
+        f"epoch. {results['selections']} selections a cell, from logs of A re-sampled out of three. All methods run "
+        "as many steps as the default. *serial*: the epoch's time over the time of all runs one after the other; "
+        "*critical*: over the longest single run (points in parallel), both against **one epoch** of B. *covered*: "
+        "how often the nominal 95 % interval held the truth, where a method gives one.",
     ]
     for name, workload in results["workloads"].items():
         parts.append(f"### {name}")

@@ -166,6 +166,7 @@ def _without_advertisement() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+            warnings.filterwarnings("ignore", message="(?s).*JSONARGPARSE_DEPRECATION_WARNINGS")  # LightningCLI's own
             yield
     finally:
         logger.removeFilter(keep)

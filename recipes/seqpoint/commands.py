@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -198,9 +197,24 @@ def _replay(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
     from fulgurite.callbacks.seqpoint.compare import compare
     from fulgurite.callbacks.seqpoint.plan import Plan
 
-    before, after = Plan.load(options.before), Plan.load(options.after)
-    print(compare(before, after, bands=options.bands), file=sys.stdout)
+    found = compare(Plan.load(options.before), Plan.load(options.after), bands=options.bands)
+    table = Table(title="Speed-up of the epoch, before / after")
+    for column in ("length", "before, s", "after, s", "speed-up"):
+        table.add_column(column, justify="right")
+    for band in found.bands:
+        table.add_row(band.label, f"{band.before:.2f}", f"{band.after:.2f}", f"{band.speedup:.2f}×")
+    table.add_section()
+    table.add_row("all", f"{found.before.total:.2f}", f"{found.after.total:.2f}", f"{found.speedup.total:.2f}×")
+    Console().print(table)
+    low, high = found.speedup.low, found.speedup.high
+    if low == low:
+        print(f"Speed-up {found.speedup.total:.3f}×, nominal 95 % interval {low:.3f} to {high:.3f} (an estimate)")
+    else:
+        print(f"Speed-up {found.speedup.total:.3f}×; the paper selector has no interval")
     return 0
