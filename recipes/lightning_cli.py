@@ -132,7 +132,7 @@ def run_cli(
     Raises:
         RecipeError: one line that says what is wrong.
     """
-    with enforced(allowed), _without_advertisement():
+    with enforced(allowed), without_notices():
         load_named([word for arg in args for word in _WORD.findall(arg)], registry)
         documents = [_read_config(path) for path in config_paths(args)]
         for document in documents:
@@ -154,7 +154,7 @@ def run_cli(
 
 
 @contextmanager
-def _without_advertisement() -> Iterator[None]:
+def without_notices() -> Iterator[None]:
     """Keep out of a run's output what its reader can do nothing about."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
@@ -166,7 +166,9 @@ def _without_advertisement() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-            warnings.filterwarnings("ignore", message="(?s).*JSONARGPARSE_DEPRECATION_WARNINGS")  # LightningCLI's own
+            warnings.filterwarnings(
+                "ignore", message="(?s).*(JSONARGPARSE_DEPRECATION|was deprecated in v4)"
+            )  # LightningCLI's own
             yield
     finally:
         logger.removeFilter(keep)

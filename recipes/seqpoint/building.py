@@ -17,7 +17,7 @@ from fulgurite.callbacks.seqpoint.dry_walk import DryWalk, dry_walk
 from fulgurite.callbacks.seqpoint.plan import Plan
 from fulgurite.plugins.registry import discover
 from fulgurite.recipes.library import RecipeError, find_recipe
-from fulgurite.recipes.lightning_cli import RecipeCLI, run_cli
+from fulgurite.recipes.lightning_cli import RecipeCLI, run_cli, without_notices
 from fulgurite.recipes.trust import allow_list
 
 # Only the steps are wanted: no logger, no checkpoint, no validation, and no callback whose work would be timed too.
@@ -80,10 +80,9 @@ def replay_recipe(name: str, overrides: Sequence[str], plan: Plan, *, warmup: in
     replayed = DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
     watch = _Stopwatch()
     cli.trainer.callbacks.append(watch)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    with without_notices():
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")
         cli.trainer.fit(cli.model, replayed)
     seconds = {run: time for run, time in zip(order, watch.clock.finish().seconds, strict=True) if run is not None}
     measured: dict[tuple[int, ...], list[float]] = {}
