@@ -1,9 +1,5 @@
-"""The Lightning callback: log one epoch, select its points, trace them in the next, report."""
+"""The Lightning callback: what a Trainer's hooks mean to a run of SeqPoint."""
 
-import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +7,17 @@ import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import PyTorchProfiler
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from fulgurite.callbacks.seqpoint.choice import Choice, FixedSteps, LikeSteps
 from fulgurite.callbacks.seqpoint.findings import Findings
-from fulgurite.callbacks.seqpoint.gather import RankSteps, gather, merge
 from fulgurite.callbacks.seqpoint.log import EpochLog
-from fulgurite.callbacks.seqpoint.plan import Plan, PlanError, Projection, Selector
+from fulgurite.callbacks.seqpoint.plan import Plan, Projection, Selector
 from fulgurite.callbacks.seqpoint.publish import can_write, log_to, show, write
-from fulgurite.callbacks.seqpoint.recorder import BatchReader, StepRecorder
+from fulgurite.callbacks.seqpoint.run import Options, Place, Run, ShapeFn, surviving
 from fulgurite.callbacks.seqpoint.select import select
-from fulgurite.callbacks.seqpoint.shapes import ShapeError, ShapeFinder, UserShape
-from fulgurite.callbacks.seqpoint.trace import StepTrace, TraceWindows
-from fulgurite.callbacks.seqpoint.tracing import EpochTracing
-
-ShapeFn = Callable[[Any], int | Sequence[int]]
 
 
 class SeqPoint(Callback):
@@ -127,14 +116,9 @@ class SeqPoint(Callback):
             raise ValueError(f"got length={length!r}; expected the number of a shape's column, from 0, or its name")
         if epoch < 0:
             raise ValueError(f"got epoch={epoch}; expected 0 for the first epoch, or a later one")
-        self.length = length
-        self.shape_fn = shape_fn
-        self.epoch = epoch
         self.trace = trace
-        self.memory = memory
         self.folder = folder
-        self.seed = seed
-        self._options: dict[str, Any] = {
+        chosen: dict[str, Any] = {
             "selector": selector,
             "points": points,
             "replicates": replicates,
@@ -143,20 +127,12 @@ class SeqPoint(Callback):
             "seed": seed,
         }
         # A trial on made-up steps: what select() would refuse after an epoch is refused at once.
-        select(np.ones((12, 2)), np.ones(12), **self._options)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Begin anew; a callback may serve several runs one after another."""
+        select(np.ones((12, 2)), np.ones(12), **chosen)
+        self.options = Options(chosen, length, shape_fn, epoch, memory, seed)
         self.report: Path | None = None
         self._findings = Findings()
-        self._active = self._printable = False
-        self._folder: Path | None = None
-        self._traces_wanted = False
-        self._recorder: StepRecorder | None = None
-        self._tracing: EpochTracing | None = None
-        self._lost: str | None = None
-        self._stepped = self._traced = False
+        self._run: Run | None = None
+        self._to_show = False
 
     @property
     def plan(self) -> Plan | None:
@@ -193,93 +169,62 @@ class SeqPoint(Callback):
                 "(dataloader_iter). Take the batch as an argument, training_step(self, batch, batch_idx), or leave out "
                 "SeqPoint"
             )
-        self._forget()
-        self._active = not trainer.fast_dev_run  # type: ignore[attr-defined]
+        # A callback may serve several runs, one after another.
+        self.report, self._findings, self._run, self._to_show = None, Findings(), None, False
 
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        if not self._active or self._findings.finished:
+        if trainer.fast_dev_run or self._findings.finished:  # type: ignore[attr-defined]
             return
         # Every rank has to ask for the log directory: the first one tells it to the others.
         base = trainer.log_dir or trainer.default_root_dir
         folder = Path(self.folder) if self.folder is not None else Path(base) / "seqpoint"
         reason = can_write(folder)
-        self._folder = folder if reason is None else None
-        self._traces_wanted = self.trace and self._folder is not None
+        foreign = isinstance(trainer.profiler, PyTorchProfiler)  # type: ignore[attr-defined]
+        place = Place(
+            device=trainer.strategy.root_device,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            folder=folder if reason is None else None,
+            module=pl_module,
+        )
+        self._run = Run(self.options, place, self._findings, traces=self.trace and not foreign)
         if reason is not None:
-            self._tell(f"nothing can be written to {folder} ({reason}): no traces and no report")
-        elif self.trace and isinstance(trainer.profiler, PyTorchProfiler):  # type: ignore[attr-defined]
-            self._traces_wanted = False
-            self._tell(
-                "no step is traced, because Trainer(profiler=PyTorchProfiler) is on and two profilers do not mix"
-            )
-        finder = ShapeFinder(self._findings.dims) if self.shape_fn is None else UserShape(self.shape_fn)
-        self._reader = BatchReader(finder)
+            self._run.tell(f"nothing can be written to {folder} ({reason}): no traces and no report")
+        elif self.trace and foreign:
+            self._run.tell("no step is traced, because Trainer(profiler=PyTorchProfiler) is on and the two do not mix")
+        if place.device.type not in ("cpu", "cuda"):
+            self._findings.notes.append(f"steps are timed by the host's clock, which may run ahead of {place.device}")
 
     @override
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        findings = self._findings
-        if not self._active or findings.finished or self._lost is not None:
-            return
-        device = trainer.strategy.root_device
-        watched = findings.plan is not None or trainer.current_epoch >= self.epoch
-        self._recorder = StepRecorder(self._reader, device, memory=self.memory and watched)
-        if findings.plan is not None and self._traces_wanted:
-            assert self._folder is not None
-            windows = TraceWindows(
-                self._folder / "traces",
-                device=device,
-                memory=self.memory,
-                rank=trainer.global_rank,
-                module=pl_module,
-            )
-            self._tracing = EpochTracing(
-                windows, self._choice(trainer), columns=findings.plan.columns, epoch=trainer.current_epoch
-            )
-            self._tracing.open()
-        self._recorder.begin()
+        if self._run is not None:
+            self._run.begin_epoch(trainer.current_epoch, steps=trainer.num_training_batches)
 
     @override
     def on_train_batch_start(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
     ) -> None:
-        recorder = self._recorder
-        if recorder is None:
-            return
-        try:
-            sizes = recorder.arrive(batch)
-        except Exception as error:
-            self._lose_sight(error)
-            return
-        self._stepped = False
-        if self._tracing is not None:
-            assert self._findings.columns is not None
+        if self._run is not None:
             optimizes = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-            shape = (*(sizes[i] for i in self._findings.columns.indices), int(optimizes))
-            new = (*sizes, int(optimizes)) not in self._reader.known
-            self._traced = self._tracing.before(len(recorder), shape, new=new)
-        recorder.start()
+            self._run.begin_step(batch, optimizes=optimizes)
 
     @override
     def on_before_optimizer_step(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer
     ) -> None:
-        self._stepped = True
+        if self._run is not None:
+            self._run.optimizer_step()
 
     @override
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        recorder = self._recorder
-        if recorder is not None:
-            recorder.stop(optimizer_step=self._stepped, traced=self._traced)
-            if self._traced and self._tracing is not None:
-                self._tracing.after(optimizer_step=self._stepped)
-                self._traced = False
-            recorder.leave()
-        if trainer.is_last_batch:
-            # Not at the epoch's end: a checkpoint that validation makes before it is to hold the plan.
-            self._close_epoch(trainer)
+        if self._run is not None:
+            self._run.end_step()
+            if trainer.is_last_batch:
+                # Not at the epoch's end: a checkpoint that validation makes before it is to hold the plan.
+                self._close_epoch(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -287,44 +232,33 @@ class SeqPoint(Callback):
 
     @override
     def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        self._interrupt()
+        if self._run is not None:
+            self._run.interrupt()
 
     @override
     def on_save_checkpoint(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
     ) -> None:
-        self._interrupt()
+        if self._run is not None:
+            self._run.interrupt()
 
     @override
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        if self._active and self._findings.plan is not None and not self._findings.finished:
-            self._findings.notes.append(
-                "no epoch followed the logged one: there are no traces, and nothing was projected; train for at least "
-                f"{self._findings.log.epoch + 2 if self._findings.log else 2} epochs"
-            )
-            self._conclude(trainer, None, {})
-        self._active = False
+        if self._run is not None and self._run.end():
+            self._publish(trainer, self._run)
 
     @override
     def on_fit_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         # Here, because progress bars are gone by now.
-        if self._printable and trainer.is_global_zero:
-            with _surviving("print its table"):
+        if self._to_show:
+            with surviving("print its table"):
                 show(self._findings, self.report)
-        self._printable = False
+        self._run, self._to_show = None, False
 
     @override
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        recorder, self._recorder = self._recorder, None
-        if self._tracing is not None:
-            self._tracing.close()
-        if recorder is None or self._folder is None or not trainer.is_global_zero or len(recorder) == 0:
-            return
-        with _surviving("save the steps of the interrupted epoch"):
-            steps = recorder.finish()
-            columns = self._findings.columns or self._reader.shape.choose(steps.sizes)
-            name = "steps.csv" if self._findings.log is None else "steps_following.csv"
-            merge([steps], columns, epoch=trainer.current_epoch).save_csv(self._folder / name)
+        if self._run is not None:
+            self._run.break_off()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -332,117 +266,20 @@ class SeqPoint(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        with _surviving("go on from its state in the checkpoint, and starts anew"):
+        with surviving("go on from its state in the checkpoint, and starts anew"):
             self._findings = Findings.restore(state_dict)
 
-    def _interrupt(self) -> None:
-        if self._recorder is not None:
-            self._recorder.clock.interrupt()
-
-    def _choice(self, trainer: "pl.Trainer") -> Choice:
-        plan, log = self._findings.plan, self._findings.log
-        assert plan is not None
-        assert log is not None
-        if trainer.world_size > 1:
-            return FixedSteps(plan)
-        steps = trainer.num_training_batches
-        expected = len(log) if math.isinf(steps) else int(steps)
-        few_new = bool(log.cold.mean() <= 0.5)
-        return LikeSteps(plan, plan.cost.predict(log.shapes), steps=expected, avoid_new=few_new)
-
-    def _lose_sight(self, error: Exception) -> None:
-        """A batch could not be read: an error at once if the user's function is wrong, else no more logging."""
-        self._recorder = None
-        if self._tracing is not None:
-            self._tracing.close()
-        if self.shape_fn is not None and not self._reader.known:
-            raise error
-        self._lost = str(error) if isinstance(error, ShapeError) else f"{type(error).__name__}: {error}"
-        warnings.warn(f"SeqPoint stops logging: {self._lost}; training goes on", stacklevel=2)
-
     def _close_epoch(self, trainer: "pl.Trainer") -> None:
-        """The epoch's steps are over: gather them, then select or conclude. Every rank comes by here once an epoch."""
-        recorder, self._recorder = self._recorder, None
-        tracing, self._tracing = self._tracing, None
-        if recorder is None and self._lost is None:
-            return
-        if tracing is not None:
-            tracing.close()
-        if self._findings.finished or (self._findings.plan is None and trainer.current_epoch < self.epoch):
-            return
-        everybody = gather(self._finish(recorder))
-        reasons = [steps for steps in everybody if isinstance(steps, str)]
-        ranks = [steps for steps in everybody if isinstance(steps, RankSteps)]
-        if reasons:
-            self._tell(f"epoch {trainer.current_epoch} could not be logged: {reasons[0]}")
-        if self._findings.plan is None:
-            self._select(trainer, [] if reasons else ranks)
-            return
-        following, traces = None, {}
-        with _surviving("use the epoch after the logged one"):
-            assert self._findings.columns is not None
-            following = None if reasons else merge(ranks, self._findings.columns, epoch=trainer.current_epoch)
-            if tracing is not None:
-                self._findings.notes += tracing.notes
-                # Fixed steps belong to whichever point they turn out to be like.
-                shapes = following.shapes if following is not None and trainer.world_size > 1 else None
-                traces = tracing.by_point(self._findings.plan, shapes)
-        self._conclude(trainer, following, traces)
+        if self._run is not None and self._run.close_epoch():
+            self._publish(trainer, self._run)
 
-    def _finish(self, recorder: StepRecorder | None) -> RankSteps | str:
-        if recorder is None or self._lost is not None:
-            return self._lost or "nothing was recorded"
-        if len(recorder) == 0:
-            return "it had no steps"
-        try:
-            return recorder.finish()
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-
-    def _select(self, trainer: "pl.Trainer", ranks: Sequence[RankSteps]) -> None:
-        findings = self._findings
-        if ranks:
-            with _surviving("select the points of the logged epoch"):
-                findings.select(
-                    ranks, self._reader.shape, epoch=trainer.current_epoch, length=self.length, **self._options
-                )
-        findings.finished = findings.plan is None
-        expected = trainer.num_training_batches
-        if findings.log is not None and len(findings.log) < expected < math.inf:
-            findings.notes.append(f"the logged epoch ended early, after {len(findings.log)} of {int(expected)} batches")
-        if self._folder is not None and trainer.is_global_zero and findings.log is not None:
-            # What is there already survives even a run that is killed.
-            with _surviving("save the logged epoch"):
-                findings.log.save_csv(self._folder / "steps.csv")
-                if findings.plan is not None:
-                    findings.plan.save(self._folder / "plan.json")
-
-    def _conclude(
-        self, trainer: "pl.Trainer", following: EpochLog | None, traces: Mapping[int, Sequence[StepTrace]]
-    ) -> None:
-        findings = self._findings
-        findings.finished = self._printable = True
-        with _surviving("work out its results"):
-            findings.conclude(following, traces, seed=self.seed)
+    def _publish(self, trainer: "pl.Trainer", run: Run) -> None:
         if not trainer.is_global_zero:
             return
-        if self._folder is not None:
-            with _surviving("write its report"):
-                self.report = write(findings, self._folder)
-        with _surviving("hand its numbers to the loggers"):
-            log_to(trainer.loggers, findings, step=trainer.global_step)
-
-    def _tell(self, text: str) -> None:
-        """Say it now, and in the report."""
-        self._findings.notes.append(text)
-        rank_zero_warn(f"SeqPoint: {text}; training goes on", stacklevel=2)
-
-
-@contextmanager
-def _surviving(what: str) -> Iterator[None]:
-    """Training never dies because of a report: an error becomes a warning with its reason."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error) if isinstance(error, PlanError) else f"{type(error).__name__}: {error}"
-        warnings.warn(f"SeqPoint could not {what}: {reason}; training goes on", stacklevel=3)
+        self._to_show = True
+        if run.folder is not None:
+            with surviving("write its report"):
+                self.report = write(self._findings, run.folder)
+                rank_zero_info(f"SeqPoint: report written to {self.report}")
+        with surviving("hand its numbers to the loggers"):
+            log_to(trainer.loggers, self._findings, step=trainer.global_step)

@@ -118,6 +118,14 @@ class StepClock:
         self._interrupted = False
         self._mark = now
 
+    def settle(self) -> None:
+        """Wait for the device between ``arrive`` and ``start``; the wait counts to the step before, not as our work."""
+        if self._pending:
+            before = self._now()
+            self._resolve(len(self._pending), wait=True)
+            self._host[-1] += self._now() - before
+            self._mark += self._now() - before
+
     def start(self) -> None:
         """Its step begins."""
         if self._event is not None:

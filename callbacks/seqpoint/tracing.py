@@ -45,7 +45,7 @@ class EpochTracing:
         self._choice = choice
         self._columns = columns
         self._epoch = epoch
-        self._asked: tuple[int, int] | None = None  # step and point of the open window
+        self._asked: tuple[int, tuple[int, ...], int] | None = None  # step, shape and point of the window
         self._open = False
 
     def open(self) -> None:
@@ -56,27 +56,36 @@ class EpochTracing:
         except Exception as error:
             self._fail(error)
 
-    def before(self, step: int, shape: tuple[int, ...], *, new: bool) -> bool:
-        """A step begins; whether it is traced."""
-        if not self._open:
-            return False
-        point = self._choice.offer(step, shape, new=new)
-        if point is None:
-            return False
+    def wants(self, step: int, shape: tuple[int, ...], *, new: bool) -> bool:
+        """Whether to trace the step that is about to begin.
+
+        Args:
+            step: its number.
+            shape: its shape.
+            new: the run has not seen its sizes before.
+        """
+        point = self._choice.offer(step, shape, new=new) if self._open else None
+        if point is not None:
+            self._asked = (step, shape, point)
+        return point is not None
+
+    def start(self) -> bool:
+        """That step begins; whether it is traced, for the profiler may fail."""
+        assert self._asked is not None
+        step, shape, _ = self._asked
         words = [f"{name}={size}" for name, size in zip(self._columns, shape, strict=True)]
         try:
             self._windows.start(" ".join([f"epoch {self._epoch} batch {step}", *words]), shape=shape)
         except Exception as error:
             self._fail(error)
             return False
-        self._asked = (step, point)
         return True
 
-    def after(self, *, optimizer_step: bool) -> None:
-        """The step that was traced has ended."""
+    def stop(self, *, optimizer_step: bool) -> None:
+        """The step that is traced has ended."""
         if self._asked is None:
             return
-        (step, point), self._asked = self._asked, None
+        (step, _, point), self._asked = self._asked, None
         try:
             trace = self._windows.stop(optimizer_step=optimizer_step)
         except Exception as error:

@@ -195,6 +195,18 @@ def test_an_epoch_that_ends_early_is_noted(tmp_path, host, no_report):
     assert any("ended early, after 70 of 120 batches" in note for note in seqpoint.notes)
 
 
+def test_an_epoch_that_never_comes_is_told(tmp_path, host):
+    with pytest.warns(UserWarning, match="no epoch from number 5 on was trained as a whole"):
+        fit([SeqPoint(epoch=5)], tmp_path, module=Tagger(host))
+    assert list((tmp_path / "seqpoint").iterdir()) == []
+
+
+def test_traces_of_an_earlier_run_do_not_stay(tmp_path, host, no_report):
+    for points in (5, 2):
+        fit([SeqPoint(points=points, folder=tmp_path)], tmp_path, module=Tagger(host))
+        assert len(list((tmp_path / "traces").iterdir())) == points
+
+
 def test_fast_dev_run_does_nothing(tmp_path):
     seqpoint = SeqPoint()
     fit([seqpoint], tmp_path, fast_dev_run=True)
@@ -407,8 +419,9 @@ def test_yaml_configures_it():
     parser.add_class_arguments(SeqPoint, "seqpoint")
     text = {"seqpoint": {"selector": "audit", "points": 4, "length": "source", "epoch": 1, "folder": "x"}}
     made = parser.instantiate(parser.parse_string(json.dumps(text))).seqpoint
-    assert made.epoch == 1
-    assert made.length == "source"
+    assert made.options.epoch == 1
+    assert made.options.length == "source"
+    assert made.options.select["selector"] == "audit"
 
 
 def test_weights_of_a_padded_epoch_add_up(tmp_path, host, no_report):

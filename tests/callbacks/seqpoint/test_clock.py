@@ -156,6 +156,27 @@ def test_settle_waits_for_the_step_just_ended():
     assert clock.finish().seconds.tolist() == pytest.approx([4.125, 4.0])
 
 
+def test_settle_between_steps_counts_to_the_step_before():
+    """Before a trace the device is drained: training would have waited for that work later, so it is not ours."""
+    host = Host()
+    device = Device(host)
+    clock = StepClock(torch.device("cuda"), event=device.event, now=host)
+    clock.begin()
+    step(clock, host, wait=0.0, seconds=0.125, device=device, device_seconds=4.0)
+    clock.arrive()
+    clock.settle()
+    clock.settle()
+    host.time += 0.5  # the profiler starts
+    clock.start()
+    host.time += 0.25
+    clock.stop()
+    clock.leave()
+    times = clock.finish()
+    assert device.waits == 1
+    assert times.starts.tolist() == pytest.approx([4.125, 0.25])
+    assert times.outside.tolist() == pytest.approx([0.0, 0.5])
+
+
 def test_an_empty_epoch_is_empty():
     clock = StepClock(torch.device("cpu"))
     clock.begin()

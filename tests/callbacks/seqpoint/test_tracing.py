@@ -56,12 +56,12 @@ def run(traced, layer=None):
     count = 0
     traced.open()
     for step, shape in enumerate(map(tuple, SHAPES.tolist())):
-        recording = traced.before(step, shape, new=False)
+        recording = traced.wants(step, shape, new=False) and traced.start()
         count += recording
         if layer is not None:
             layer(torch.ones(shape[1], 4)).sum().backward()
         if recording:
-            traced.after(optimizer_step=False)
+            traced.stop(optimizer_step=False)
     traced.close()
     return count
 
