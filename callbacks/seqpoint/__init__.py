@@ -3,13 +3,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+# Not lazily: select is the name of its module too, and a later import of that would put the module in its place.
+from fulgurite.callbacks.seqpoint.select import select as select
+
 if TYPE_CHECKING:
     from fulgurite.callbacks.seqpoint.callback import SeqPoint as SeqPoint
     from fulgurite.callbacks.seqpoint.plan import Plan as Plan
     from fulgurite.callbacks.seqpoint.plan import PlanError as PlanError
     from fulgurite.callbacks.seqpoint.plan import Point as Point
     from fulgurite.callbacks.seqpoint.plan import Projection as Projection
-    from fulgurite.callbacks.seqpoint.select import select as select
 
 _HOMES = {
     "Plan": "fulgurite.callbacks.seqpoint.plan",
@@ -17,7 +19,6 @@ _HOMES = {
     "Point": "fulgurite.callbacks.seqpoint.plan",
     "Projection": "fulgurite.callbacks.seqpoint.plan",
     "SeqPoint": "fulgurite.callbacks.seqpoint.callback",
-    "select": "fulgurite.callbacks.seqpoint.select",
 }
 __all__ = ["Plan", "PlanError", "Point", "Projection", "SeqPoint", "select"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from fulgurite.callbacks.seqpoint.ranking import Ranking
 
@@ -152,7 +152,7 @@ def _half_width(
     mass = np.diff(ranking.sums[bounds])
     variance = float((mass**2 * (1 - numbers / sizes) * spread**2 / numbers).sum())
     freedom = int((numbers - 1)[numbers < sizes].sum())
-    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance) / float(ranking.sums[-1]) if freedom else 0.0
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(variance) / float(ranking.sums[-1]) if freedom else 0.0
 
 
 def _fewest(

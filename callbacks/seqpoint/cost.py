@@ -103,7 +103,8 @@ def fit_cost(
     """Fit the cost proxy by robust weighted least squares, min Σ ((tᵢ − pᵢ)/tᵢ)².
 
     Terms that do not vary over the epoch are dropped (but the constant), and so are the last ones where there are fewer
-    than five steps for each. Huber weights on the relative residuals keep hiccups of the machine from bending the fit.
+    than five steps for each (but the first two). Huber weights on the relative residuals keep hiccups of the machine
+    from bending the fit.
 
     Args:
         shapes: (M, C) whole numbers.
@@ -125,7 +126,7 @@ def fit_cost(
     rows = _usable(shapes, keep)
     x, t = shapes[rows], seconds[rows]
     varies = bool((shapes != shapes[0]).any())
-    terms = _varying(x, candidate_terms(columns))[: max(1, len(t) // _STEPS_PER_TERM)]
+    terms = _varying(x, candidate_terms(columns))[: max(2 if len(t) > 3 else 1, len(t) // _STEPS_PER_TERM)]
     phi = features(x, terms)
     scale = np.abs(phi).max(axis=0)
     phi = phi / scale / t[:, None]

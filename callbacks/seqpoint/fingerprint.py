@@ -67,7 +67,7 @@ def difference(ours: str, theirs: str, columns: tuple[str, ...]) -> str | None:
     if apart[worst] <= 0.25 + 2.0 / np.sqrt(min(steps_a, steps_b)):
         return None
     medians = np.median(a[worst]), np.median(b[worst])
-    return f"{columns[worst]} has a median of {medians[0]:g} in one and {medians[1]:g} in the other"
+    return f"{columns[worst]} has a median of {medians[0]:.4g} in one and {medians[1]:.4g} in the other"
 
 
 def _parse(text: str) -> tuple[str, int, NDArray[np.float64]]:

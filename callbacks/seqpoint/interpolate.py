@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fulgurite.callbacks.seqpoint.measured import leave_one_out, merge
+from fulgurite.callbacks.seqpoint.measured import ends_factor, leave_one_out, merge
 from fulgurite.callbacks.seqpoint.ranking import Ranking, knots_of, point_weights
 from fulgurite.callbacks.seqpoint.transfer import mixed_error
 
@@ -14,6 +14,7 @@ _REDRAWS = 4096  # point-times-redraws of the replicates behind a foreseen error
 _CHOICES = 64  # random choices of the runs that are tried for balance
 _NEAR = 0.02  # runs of a point differ from its place by this share of predicted cost at most,
 _WINDOW = 8  # and are chosen among this many times as many adjacent steps
+_ALIKE = 0.1  # an end whose replicates differ by more, relative to them and to the mean cost, has only itself
 _EXACT = 16  # up to here every number of points is tried, then in steps of a fifth
 _USUAL_NOISE = 0.03  # of a step's time, where no times were logged
 
@@ -23,7 +24,8 @@ class Layout:
     """Points laid out along predicted cost.
 
     Args:
-        ranks: of the runs of each point, the representative first, (points, replicates).
+        ranks: of the runs of each point, the representative first, (points, replicates); one over and over where
+            a point has a single run.
         knots: predicted cost at which each point stands, ascending, (points,).
         weights: ω, (points,).
         noise: relative standard error of fresh times, foreseen by leaving points out.
@@ -67,8 +69,7 @@ def choose(
         seconds: (M,) logged times, or ``None``.
         warm: (M,) the steps whose times count.
         others: (M, K) from :func:`~fulgurite.callbacks.seqpoint.transfer.other_costs`.
-        points: how many; ``None``: the fewest (from 2 on) whose ``Layout.error`` is at most ``error``; where not even
-            ``most`` are enough, the number with the least error.
+        points: how many; ``None``: the fewest (from 2 on) whose ``Layout.error`` is at most ``error``, or ``most``.
         most: largest number tried.
         replicates: runs a point.
         error: see ``points``.
@@ -93,14 +94,10 @@ def choose(
 
     if points is not None:
         return lay(points)
-    best, failed, count = None, 1, 2
-    while True:
-        layout = lay(count)
-        if layout.error <= error:
-            break
-        best = layout if best is None or layout.error < best.error else best
+    failed, count = 1, 2
+    while (layout := lay(count)).error > error:
         if count >= most:
-            return best
+            return layout
         failed, count = count, min(most, count + 1 if count < _EXACT else math.ceil(1.2 * count))
     while count - failed > 1:
         middle = (failed + count) // 2
@@ -142,6 +139,8 @@ def place(
 ) -> NDArray[np.int64]:
     """Ranks of every point's runs, (points, replicates), the representative (the median in cost) first.
 
+    An end point whose neighbours differ much (10 %) in predicted cost has one run, repeated in its row.
+
     Steps of equal predicted cost still have different shapes, a long source here and a long target there, and another
     configuration may tell them apart. So the runs of an inner point are chosen among the steps around its place,
     within 2 % of its predicted cost: of many random choices the one with which the totals of ``others`` come out best.
@@ -166,9 +165,11 @@ def place(
     starts = starts_of(ranking, points, replicates)
     low, high = _windows(ranking, starts, replicates)
     inside = np.arange(int((high - low).max())) < (high - low)[:, None]
-    best, least = starts[:, None] + np.arange(replicates), math.inf
-    ranks = best
+    best, least = starts[:, None], math.inf
+    ranks = starts[:, None] + np.arange(replicates)
     for _ in range(_CHOICES):
+        if points > 1:
+            _hold_ends(ranking, ranks)
         missed = _imbalance(ranking, ranks, others)
         if missed < least:
             best, least = ranks, missed
@@ -192,6 +193,15 @@ def _windows(
         # The ends stay at the ends: there is nothing beyond them to balance against.
         low[[0, -1]], high[[0, -1]] = starts[[0, -1]], starts[[0, -1]] + replicates
     return low, high
+
+
+def _hold_ends(ranking: Ranking, ranks: NDArray[np.int64]) -> None:
+    """Let an end that has no neighbours alike stand for itself: a longest batch can cost many times the next."""
+    usual = float(ranking.sums[-1]) / len(ranking)
+    for row, end in ((ranks[0], 0), (ranks[-1], len(ranking) - 1)):
+        costs = ranking.costs[row]
+        if np.ptp(costs) > _ALIKE * max(usual, float(costs.max())):
+            row[:] = end
 
 
 def _imbalance(ranking: Ranking, ranks: NDArray[np.int64], others: NDArray[np.float64]) -> float:
@@ -264,6 +274,9 @@ def foreseen_error(
     values = np.median((times / costs)[picks], axis=2) * knots
     totals = values @ weights
     expected = float(times.sum() / costs.sum() * ranking.sums[-1])
-    residuals = leave_one_out(*merge(knots, weights, values)) / totals[:, None]
-    noise = (residuals**2).sum(axis=1).mean() if residuals.shape[1] else np.var(totals / expected)
-    return math.sqrt(float(noise)), float(totals.mean()) / expected - 1
+    places, merged, means = merge(knots, weights, values)
+    bias = float(totals.mean()) / expected - 1
+    if len(places) < 3:
+        return float(np.std(totals / expected)), bias
+    residuals = leave_one_out(places, merged, means) / totals[:, None]
+    return math.sqrt(float((residuals**2).sum(axis=1).mean()) * ends_factor(places, merged)), bias

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 Samples = tuple[tuple[float, ...], ...]
 
@@ -134,14 +134,53 @@ def half_width_interpolated(
         0.0
     """
     values = medians(samples)
-    left_out = leave_one_out(*merge(costs, weights, values))
-    freedom = sum(len(v) - 1 for v in samples) or left_out.shape[-1]
+    left_out, freedom = left_out_variance(costs, weights, values)
+    freedom = sum(len(v) - 1 for v in samples) or freedom
     if not freedom:
         return 1.96 * expected * float(weights @ values)
     spread = pooled_spread(samples)
     repeated = spread**2 * float(((weights * values) ** 2 * _median_variance(samples)).sum())
-    variance = max(repeated, float((left_out**2).sum()))
-    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(max(repeated, left_out))
+
+
+def left_out_variance(
+    costs: NDArray[np.float64], weights: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[float, int]:
+    """Variance of a projected total by leaving out every inner point in turn, and its degrees of freedom.
+
+    The two end points cannot be left out; they are taken to be as noisy, relatively, as the inner ones.
+
+    Args:
+        costs: predicted costs of the points, (n,).
+        weights: ω, (n,).
+        values: y, (n,).
+
+    Example:
+        >>> variance, freedom = left_out_variance(np.arange(1.0, 7.0), np.ones(6), np.array([1.0, 2, 3, 4, 5, 6]))
+        >>> round(variance, 9), freedom
+        (0.0, 2)
+    """
+    knots, merged, means = merge(costs, weights, values)
+    residuals = leave_one_out(knots, merged, means)
+    if not residuals.size:
+        return 0.0, 0
+    # Residuals of neighbours share points (correlations −2/3 and 1/6), which halves what they are worth.
+    return float((residuals**2).sum()) * ends_factor(knots, merged), max(1, residuals.size // 2)
+
+
+def ends_factor(knots: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Variance of the total over that from the inner points, with the same relative noise everywhere.
+
+    Args:
+        knots: predicted costs, ascending, at least three, (u,).
+        weights: ω, (u,).
+
+    Example:
+        >>> ends_factor(np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0]))
+        3.0
+    """
+    shares = (weights * knots) ** 2
+    return float(shares.sum() / max(float(shares[1:-1].sum()), 1e-300))
 
 
 def pooled_spread(samples: Samples) -> float:
@@ -189,7 +228,7 @@ def half_width_stratified(
             continue
         variance += drawn * (1 - drawn / size) * float(np.var(weights[mine] * values[mine], ddof=1))
         freedom += drawn - 1
-    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance) if freedom else 0.0
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(variance) if freedom else 0.0
 
 
 def _values(shape: tuple[int, ...], value: float | Sequence[float], positive: bool) -> tuple[float, ...]:

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
-from fulgurite.callbacks.seqpoint.measured import Samples, leave_one_out, medians, merge
+from fulgurite.callbacks.seqpoint.measured import Samples, left_out_variance, medians
 from fulgurite.callbacks.seqpoint.plan import Plan
 
 _RESAMPLES = 2000
@@ -49,14 +49,13 @@ def paired_spread(before: Plan, after: Plan, *, seed: int) -> float:
         # Shares of the total, so that a point that gained as much as the whole epoch adds nothing.
         gained = values[0] / totals[0] - values[1] / totals[1]
         costs = np.array([point.cost for point in before.points])
-        residuals = leave_one_out(*merge(costs, weights, gained))
-        freedom = freedom or residuals.size
-        left_out = float((residuals**2).sum())
+        left_out, left_out_freedom = left_out_variance(costs, weights, gained)
+        freedom = freedom or left_out_freedom
         if not freedom:
             return math.nan
     ratios = np.log((resampled[0] @ weights) / (resampled[1] @ weights))
     variance = max(float(np.var(ratios)), left_out)
-    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance) if freedom else 0.0
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(variance) if freedom else 0.0
 
 
 def _resampled_runs(

@@ -199,14 +199,13 @@ def _interpolated(epoch: Epoch, options: _Options) -> _Chosen:
     stands_for[ranking.order] = nearest_knot(ranking.costs, layout.knots)
     members = _members(stands_for, len(layout.knots))
     scale = options.iterations / len(ranking)
-    points = tuple(
-        _point(epoch, runs, weight * scale, mine, number, knot)
-        for number, (runs, weight, mine, knot) in enumerate(
-            zip(ranking.order[layout.ranks], layout.weights.tolist(), members, layout.knots.tolist(), strict=True)
-        )
-    )
+    rows = zip(ranking.order[layout.ranks], layout.weights.tolist(), members, layout.knots.tolist(), strict=True)
+    points = []
+    for number, (ranked, weight, mine, knot) in enumerate(rows):
+        runs = ranked[np.sort(np.unique(ranked, return_index=True)[1])]
+        points.append(_point(epoch, runs, weight * scale, mine, number, knot))
     error = math.nan if epoch.seconds is None else layout.error
-    return _Chosen(points, error, math.hypot(layout.bias, layout.imbalance), model)
+    return _Chosen(tuple(points), error, math.hypot(layout.bias, layout.imbalance), model)
 
 
 def _audited(epoch: Epoch, options: _Options) -> _Chosen:

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fulgurite.callbacks.seqpoint.fingerprint import difference, fingerprint
+
+COLUMNS = ("batch", "source", "optimizer_step")
+
+
+def epoch(seed, *, steps=400, batch=16, scale=1.0, every=1):
+    """Batches of real-looking (log-normal) lengths, drawn anew for every seed, the last one short."""
+    rng = np.random.default_rng(seed)
+    longest = np.exp(rng.normal(2.3, 0.7, (steps, batch))).max(axis=1)
+    shapes = np.stack([np.full(steps, batch), scale * longest, np.arange(steps) % every == every - 1], axis=1)
+    shapes[-1, 0] = 3
+    return shapes.astype(np.int64)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from([40, 150, 600]))
+def test_the_same_data_drawn_anew_passes(a, b, steps):
+    assert difference(fingerprint(epoch(a, steps=steps)), fingerprint(epoch(b, steps=steps)), COLUMNS) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scale": 1.5}, "source"),
+        ({"batch": 20}, "batch"),
+        ({"steps": 300}, "steps"),
+        ({"every": 4}, "optimizer_step"),
+    ],
+)
+def test_other_data_batch_size_or_accumulation_is_told_apart(changes, said):
+    found = difference(fingerprint(epoch(0)), fingerprint(epoch(1, **changes)), COLUMNS)
+    assert found is not None
+    assert said in found
+
+
+def test_the_order_does_not_matter():
+    shapes = epoch(0)
+    assert fingerprint(shapes) == fingerprint(np.random.default_rng(0).permutation(shapes))
+    assert fingerprint(shapes) != fingerprint(epoch(1))
+
+
+@pytest.mark.parametrize("text", ["", "abc", "ab/x/1 2", "ab/3/1 2 nan", "ab/3/" + " ".join("1" * 15)])
+def test_garbage_is_refused(text):
+    with pytest.raises(ValueError, match="fingerprint"):
+        difference(text, fingerprint(epoch(0)), COLUMNS)
+
+
+def test_another_number_of_columns_is_refused():
+    short = fingerprint(epoch(0)[:, :2])
+    with pytest.raises(ValueError, match="3 columns"):
+        difference(short, short, COLUMNS)
