@@ -100,9 +100,10 @@ class Run:
             steps: how many steps it is to have, ``inf`` if nobody knows.
         """
         plan = self.findings.plan
+        # Also where this rank has lost sight: which epoch it is decides whether to gather, on all ranks alike.
+        self._epoch, self._steps = epoch, steps
         if self.findings.finished or self._lost is not None:
             return
-        self._epoch, self._steps = epoch, steps
         watched = plan is not None or epoch >= self._options.epoch
         self._recorder = StepRecorder(self._reader, self._place.device, memory=self._options.memory and watched)
         if plan is not None and self._traces:

@@ -124,10 +124,13 @@ def test_two_ranks_log_trace_and_report_as_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:SeqPoint")  # they would be errors within the processes
-def test_a_rank_that_loses_sight_does_not_leave_the_other_waiting(tmp_path, monkeypatch):
-    ranks = fit(tmp_path, monkeypatch, SeqPoint(shape_fn=ReadsUntil(20)), max_epochs=2)
+@pytest.mark.parametrize(("epoch", "lost_at"), [(0, 20), (1, 20), (0, STEPS + 20)])
+def test_a_rank_that_loses_sight_does_not_leave_the_other_waiting(tmp_path, monkeypatch, epoch, lost_at):
+    """In the logged epoch, before it, and in the one after it."""
+    ranks = fit(tmp_path, monkeypatch, SeqPoint(points=2, shape_fn=ReadsUntil(lost_at), epoch=epoch), max_epochs=3)
     for rank in ranks:
-        assert len(rank["seen"]) == 2 * STEPS
-        assert rank["plan"] is None
-        assert rank["notes"] == ["epoch 0 could not be logged: " + rank["notes"][0].split(": ", 1)[1]]
-        assert "shape_fn returned None" in rank["notes"][0]
+        assert len(rank["seen"]) == 3 * STEPS
+        assert (rank["plan"] is None) == (lost_at == 20)
+        (note,) = (note for note in rank["notes"] if "could not be logged" in note)
+        assert note.startswith(f"epoch {epoch if lost_at == 20 else 1} could not be logged: shape_fn returned None")
+    assert (tmp_path / "seqpoint" / "report.html").exists() == (lost_at > 20)
