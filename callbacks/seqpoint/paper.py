@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 _FEW_LENGTHS = 10  # so many distinct lengths, and each is a point of its own
 _FIRST_BINS = 5
+_MOST_BINS = 10_000  # finer than that, every length is a point of its own
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def seqpoints(
         missed = abs(float((weights * means[chosen]).sum()) - total)
         if points is not None or missed <= tolerance * total or bins >= span:
             return _bins(distinct, which, number, chosen)
+        if bins >= _MOST_BINS:
+            return _bins(distinct, which, np.arange(len(distinct)), np.arange(len(distinct)))
         bins += 1
 
 

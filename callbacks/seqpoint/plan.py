@@ -117,8 +117,9 @@ class Plan:
         seconds: total time logged; ``nan`` in a plan made without times.
         explained: R² of the cost proxy, the share of the variance of step time that shape explains; ``nan`` where shape
             does not vary or no times were given.
-        error: relative standard error foreseen by leaving points out (``interpolate``), half-width of the interval over
-            the total (``audit``), ``nan`` (``paper``, and without times). Never an in-sample fit.
+        error: relative error to expect of a projection. ``interpolate``: root mean square, from leaving points out,
+            from disturbed steps that medians leave out, and from trying the points on other costs; ``audit``: foreseen
+            half-width of the interval; ``nan`` for ``paper``, and without times. Never an in-sample fit.
         refusal: why this run cannot be projected from shape, else ``None``.
         fingerprint: of the shapes, for :meth:`check`.
         length: the column used as length.

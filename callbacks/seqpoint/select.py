@@ -4,43 +4,18 @@ import difflib
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fulgurite.callbacks.seqpoint.audit import FEWEST, draw
-from fulgurite.callbacks.seqpoint.cost import CostModel, length_model, work_model
 from fulgurite.callbacks.seqpoint.epoch import Epoch
 from fulgurite.callbacks.seqpoint.fingerprint import fingerprint
-from fulgurite.callbacks.seqpoint.interpolate import Layout, choose
-from fulgurite.callbacks.seqpoint.paper import seqpoints
-from fulgurite.callbacks.seqpoint.plan import Plan, PlanError, Point, Selector, ShapeWarning
-from fulgurite.callbacks.seqpoint.ranking import Ranking, nearest_knot
-from fulgurite.callbacks.seqpoint.transfer import other_costs
+from fulgurite.callbacks.seqpoint.plan import Plan, PlanError, Selector, ShapeWarning
+from fulgurite.callbacks.seqpoint.points import EXPLAINED, Options, audited, interpolated, layout_of, papered
 
-_EXPLAINED = 0.5  # below this R², shape is not what step time follows
 _STEADY = 0.1  # times that vary by less than this, relatively, can be projected whatever they follow
 _EVIDENCE = 10  # fewer steps than this cannot show that shape and time have nothing to do with each other
-
-
-@dataclass(frozen=True)
-class _Options:
-    points: int | None
-    replicates: int
-    max_share: float
-    error: float
-    iterations: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    points: tuple[Point, ...]
-    error: float
-    systematic: float
-    cost: CostModel
 
 
 def select(
@@ -129,7 +104,7 @@ def select(
         seed=seed,
         logged=logged,
     )
-    chosen = {"interpolate": _interpolated, "audit": _audited, "paper": _papered}[selector](epoch, options)
+    chosen = {"interpolate": interpolated, "audit": audited, "paper": papered}[selector](epoch, options)
     refusal = None if selector == "audit" else _refusal(epoch, options, len(chosen.points))
     if refusal is not None:
         warnings.warn(refusal, ShapeWarning, stacklevel=2)
@@ -159,7 +134,7 @@ def _options(
     iterations: int,
     seed: int,
     logged: int,
-) -> _Options:
+) -> Options:
     for name, number in (("points", points), ("replicates", replicates)):
         if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
             raise PlanError(f"got {name}={number!r}; expected a whole number from 1 on")
@@ -169,114 +144,14 @@ def _options(
         raise PlanError(f"got error={error}; expected a relative error above 0, such as 0.01 for 1 %")
     if iterations < logged:
         raise PlanError(f"got iterations={iterations}, but {logged} were logged: pass the number in the whole epoch")
-    return _Options(points, int(replicates), max_share, error, iterations, seed)
+    return Options(points, int(replicates), max_share, error, iterations, seed)
 
 
-def _layout(epoch: Epoch, options: _Options, points: int | None) -> tuple[Layout, Ranking, CostModel]:
-    model = epoch.model
-    if epoch.explained < _EXPLAINED:
-        # A proxy fitted to noise would put the steps in no order at all; the work in them is an order at least.
-        model = work_model(epoch.shapes, epoch.columns, seconds=epoch.seconds)
-    rng = np.random.default_rng(options.seed)
-    ranking = Ranking.of(model.predict(epoch.shapes), rng)
-    layout = choose(
-        ranking,
-        epoch.seconds,
-        epoch.warm,
-        other_costs(epoch.shapes, ranking, epoch.columns),
-        points=points if epoch.varies else 1,
-        most=max(2, int(options.max_share * options.iterations / options.replicates)),
-        replicates=options.replicates,
-        error=options.error,
-        rng=rng,
-    )
-    return layout, ranking, model
-
-
-def _interpolated(epoch: Epoch, options: _Options) -> _Chosen:
-    layout, ranking, model = _layout(epoch, options, options.points)
-    stands_for = np.empty(len(ranking), dtype=np.int64)
-    stands_for[ranking.order] = nearest_knot(ranking.costs, layout.knots)
-    members = _members(stands_for, len(layout.knots))
-    scale = options.iterations / len(ranking)
-    rows = zip(ranking.order[layout.ranks], layout.weights.tolist(), members, layout.knots.tolist(), strict=True)
-    points = []
-    for number, (ranked, weight, mine, knot) in enumerate(rows):
-        runs = ranked[np.sort(np.unique(ranked, return_index=True)[1])]
-        points.append(_point(epoch, runs, weight * scale, mine, number, knot))
-    error = math.nan if epoch.seconds is None else layout.error
-    return _Chosen(tuple(points), error, math.hypot(layout.bias, layout.imbalance), model)
-
-
-def _audited(epoch: Epoch, options: _Options) -> _Chosen:
-    rng = np.random.default_rng(options.seed)
-    ranking = Ranking.of(epoch.model.predict(epoch.shapes), rng)
-    each = max(FEWEST, options.replicates)
-    drawn, error = draw(
-        ranking,
-        epoch.seconds,
-        epoch.warm,
-        strata=options.points,
-        most=max(1, int(options.max_share * options.iterations / each)),
-        replicates=each,
-        error=options.error,
-        rng=rng,
-    )
-    scale = options.iterations / len(ranking)
-    points = []
-    for number, stratum in enumerate(drawn):
-        ranks = np.asarray(stratum.ranks)
-        own = np.arange(stratum.first, stratum.first + stratum.size)
-        members = _members(nearest_knot(own.astype(float), ranks.astype(float)), len(ranks))
-        for rank, weight, mine in zip(stratum.ranks, stratum.weights, members, strict=True):
-            runs = ranking.order[rank : rank + 1]
-            stands_for = np.sort(ranking.order[own[mine]])
-            points.append(_point(epoch, runs, weight * scale, stands_for, number, float(ranking.costs[rank])))
-    return _Chosen(tuple(points), error, 0.0, epoch.model)
-
-
-def _papered(epoch: Epoch, options: _Options) -> _Chosen:
-    if epoch.seconds is None:
-        raise PlanError('selector="paper" chooses by step time: pass seconds, or use "interpolate"')
-    lengths = epoch.shapes[:, epoch.length]
-    scale = options.iterations / len(lengths)
-    points = []
-    for number, found in enumerate(seqpoints(lengths, epoch.seconds, tolerance=options.error, points=options.points)):
-        members = np.asarray(found.indices)
-        runs = members[lengths[members] == found.length][: options.replicates]
-        points.append(_point(epoch, runs, found.weight * scale, members, number, max(float(found.length), 0.5)))
-    return _Chosen(tuple(points), math.nan, 0.0, length_model(epoch.columns, epoch.length))
-
-
-def _point(
-    epoch: Epoch, runs: NDArray[np.int64], weight: float, members: NDArray[np.int64], stratum: int, cost: float
-) -> Point:
-    seconds = math.nan
-    if epoch.seconds is not None:
-        trusted = runs[epoch.warm[runs]] if epoch.warm[runs].any() else runs
-        seconds = float(np.median(epoch.seconds[trusted]))
-    return Point(
-        shape=tuple(epoch.shapes[runs[0]].tolist()),
-        weight=weight,
-        seconds=seconds,
-        indices=tuple(members.tolist()),
-        runs=tuple(runs.tolist()),
-        stratum=stratum,
-        cost=cost,
-    )
-
-
-def _members(number: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
-    """For each point the positions that hold its number, ascending."""
-    order = np.argsort(number, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(number, minlength=count))[:-1])
-
-
-def _refusal(epoch: Epoch, options: _Options, points: int) -> str | None:
-    suspicious = epoch.varies and epoch.explained < _EXPLAINED and epoch.spread > _STEADY
+def _refusal(epoch: Epoch, options: Options, points: int) -> str | None:
+    suspicious = epoch.varies and epoch.explained < EXPLAINED and epoch.spread > _STEADY
     if not suspicious or len(epoch.shapes) < _EVIDENCE:
         return None
-    layout, _, _ = _layout(epoch, options, points)
+    layout, _, _ = layout_of(epoch, options, points)
     error = math.hypot(layout.noise, layout.bias)
     if error <= 2 * options.error:
         return None
@@ -287,7 +162,7 @@ def _refusal(epoch: Epoch, options: _Options, points: int) -> str | None:
     )
 
 
-def _unlogged(epoch: Epoch, options: _Options) -> float:
+def _unlogged(epoch: Epoch, options: Options) -> float:
     """Two-phase sampling: with m of M iterations logged, Var adds M²(1 − m/M)s_p²/m; its root over the total."""
     costs = epoch.model.predict(epoch.shapes)
     logged = len(costs)
