@@ -64,7 +64,7 @@ class Translator(SequenceModule):
         self,
         network: TranslationNetwork,
         *,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 5e-3,
         warmup_steps: int = 100,
         label_smoothing: float = 0.1,
         decoded_batches: int = 8,

@@ -20,8 +20,8 @@ class GNMT(TranslationNetwork):
     .. math::
         \text{encoder:}\quad & x^1 = [\overrightarrow{\mathrm{LSTM}}(x^0); \overleftarrow{\mathrm{LSTM}}(x^0)], \quad
             x^{l} = \mathrm{LSTM}(x^{l-1}) + x^{l-1} \\
-        \text{decoder:}\quad & y^1 = \mathrm{LSTM}(y^0), \quad c_t = \mathrm{attention}(y^1_t, x^L), \quad
-            y^{l} = \mathrm{LSTM}([y^{l-1}; c]) + y^{l-1} \\
+        \text{decoder:}\quad & q = \mathrm{LSTM}(y^0), \quad c_t = \mathrm{attention}(q_t, x^L), \quad y^1 = q + c, \\
+            & y^{l} = \mathrm{LSTM}([y^{l-1}; c]) + y^{l-1} \\
         & \mathrm{logits}_t = W y^L_t + b.
 
     As in the paper, the first encoder layer reads both ways, upper layers are residual, attention is additive
@@ -31,6 +31,8 @@ class GNMT(TranslationNetwork):
     - the bottom decoder layer is asked *after* its step and does not receive the context of the step before, as in
       Luong et al., `arXiv:1508.04025 <https://arxiv.org/abs/1508.04025>`__. So each layer runs over the whole target in
       one call (cuDNN's on a GPU) and attention is computed for all steps at once, with no Python loop over time;
+    - the context is added to the residual path too, so that a source word reaches the output without passing an LSTM's
+      gates: on a few thousand sentences this learns several times faster;
     - residual connections start at the second layer of either side, for a depth of 2 to have any;
     - words rather than word pieces; each direction of the first layer has half the width.
 
@@ -43,7 +45,7 @@ class GNMT(TranslationNetwork):
         target_vocab_size: number of target token ids.
         hidden_size: features of embeddings and of every layer; even. 128 suits a CPU (the paper: 1024).
         encoder_layers: layers of the encoder, at least 1 (the paper: 8).
-        decoder_layers: layers of the decoder, at least 2 (the paper: 8).
+        decoder_layers: layers of the decoder, at least 1 (the paper: 8).
         dropout: on every layer's input and on the output.
 
     Shape:
@@ -70,16 +72,13 @@ class GNMT(TranslationNetwork):
         hidden_size: int = 128,
         encoder_layers: int = 2,
         decoder_layers: int = 2,
-        dropout: float = 0.2,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__(source_vocab_size=source_vocab_size, target_vocab_size=target_vocab_size)
         if hidden_size < 2 or hidden_size % 2:
             raise ValueError(f"hidden_size is {hidden_size}; the two directions share it, so it must be even")
-        if encoder_layers < 1 or decoder_layers < 2:
-            raise ValueError(
-                f"got {encoder_layers} encoder and {decoder_layers} decoder layers; the encoder needs at least 1, the "
-                "decoder 2: its bottom layer asks attention and its upper layers receive the answer"
-            )
+        if encoder_layers < 1 or decoder_layers < 1:
+            raise ValueError(f"got {encoder_layers} encoder and {decoder_layers} decoder layers; each needs at least 1")
         self.source_embedding = nn.Embedding(source_vocab_size, hidden_size, padding_idx=PAD)
         self.target_embedding = nn.Embedding(target_vocab_size, hidden_size, padding_idx=PAD)
         self.bidirectional = Bidirectional(hidden_size, hidden_size // 2)
@@ -109,6 +108,7 @@ class GNMT(TranslationNetwork):
         hidden, last = self.decoder[0](self.dropout(self.target_embedding(target)), before[0])
         after.append(last)
         context, _ = self.attention(hidden, memory.states, memory.mask)
+        hidden = hidden + context
         for layer, previous in zip(self.decoder[1:], before[1:], strict=True):
             above, last = layer(self.dropout(torch.cat([hidden, context], dim=-1)), previous)
             after.append(last)

@@ -14,7 +14,7 @@ def test_equals_the_equations_step_by_step():
     embedded = network.source_embedding(source)
     both = nn.LSTM(8, 4, bidirectional=True, batch_first=True)
     both.load_state_dict(
-        {f"{name}": value for name, value in network.bidirectional.ahead.state_dict().items()}
+        network.bidirectional.ahead.state_dict()
         | {f"{name}_reverse": value for name, value in network.bidirectional.back.state_dict().items()}
     )
     first, _ = both(embedded)
@@ -28,6 +28,7 @@ def test_equals_the_equations_step_by_step():
         states[0] = cells[0](network.target_embedding(target[:, t]), states[0])
         hidden = states[0][0]
         context = network.attention(hidden[:, None], memory, torch.ones(2, 5, dtype=torch.bool))[0][:, 0]
+        hidden = hidden + context
         for i in range(1, len(cells)):
             states[i] = cells[i](torch.cat([hidden, context], dim=-1), states[i])
             hidden = states[i][0] + hidden
