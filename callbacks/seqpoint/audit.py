@@ -127,22 +127,17 @@ def _allot(
     wish = mass * spread / np.sqrt(price)
     if not wish.any():
         wish = np.ones(len(sizes))
-    numbers = np.minimum(FEWEST, sizes)
-    open_ = sizes > FEWEST
-    # What a small stratum cannot take, or the floor has given already, goes to the others.
-    for _ in range(len(sizes)):
-        left = budget - int(numbers[~open_].sum())
-        if not open_.any() or left <= 0:
-            break
-        share = left * wish[open_] / wish[open_].sum()
-        wanted = np.clip(np.floor(share).astype(np.int64), FEWEST, sizes[open_])
-        numbers[open_] = wanted
-        pinned = open_.copy()
-        pinned[open_] = (wanted >= sizes[open_]) | (share < FEWEST)
-        if not pinned.any():
-            break
-        open_ &= ~pinned
-    return numbers
+    fewest = np.minimum(FEWEST, sizes)
+
+    def numbers(scale: float) -> NDArray[np.int64]:
+        return np.clip(np.floor(scale * wish), fewest, sizes).astype(np.int64)
+
+    # What the floor has given or a small stratum cannot take changes the scale for the others: more scale, more draws.
+    low, high = 0.0, float((sizes + 1).max() / wish[wish > 0].min())
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if numbers(middle).sum() <= budget else (low, middle)
+    return numbers(low)
 
 
 def _half_width(
