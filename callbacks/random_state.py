@@ -86,7 +86,7 @@ def random_state(device: torch.device | str = "cpu") -> dict[str, Any]:
         >>> bool(torch.rand(1) == first)
         True
     """
-    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)
     version, words, gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

@@ -226,6 +226,8 @@ def _lightning(given: Words, command: str, rest: Sequence[str], registry: Regist
         words = ["--config", str(recipe.path), *rest[1:]]
     if sys.stderr.isatty() and not {"-h", "--help"} & set(words):
         print("Loading PyTorch and Lightning ...", file=sys.stderr, flush=True)
+    # The profiler of a CPU step warns in C++, into the progress bar, of memory that it did not see allocated.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from fulgurite.recipes.lightning_cli import run_cli
     from fulgurite.recipes.trust import allow_list
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests use tiny networks, for which several threads only wait for each other; more so where tests share the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 pytest_plugins = ["pytester"]
 

@@ -1,4 +1,4 @@
-"""Walk through an epoch's batches without training: what is drawn, in what shape, and what a plan would run of it."""
+"""Walk through an epoch's batches without training: what is drawn, and in what shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from fulgurite.callbacks.random_state import random_state, set_random_state
 from fulgurite.callbacks.seqpoint.leaves import find_leaves
 from fulgurite.callbacks.seqpoint.padding import PaddingCounter
-from fulgurite.callbacks.seqpoint.plan import Plan, PlanError
+from fulgurite.callbacks.seqpoint.plan import PlanError
 from fulgurite.callbacks.seqpoint.shapes import ShapeFinder, UserShape
 
 
@@ -35,24 +35,6 @@ class DryWalk:
     real: NDArray[np.int64]
     padded: NDArray[np.int64]
 
-    def runs(self, plan: Plan) -> list[list[int]]:
-        """For each point of the plan, the batches of this walk that stand for it, nearest in predicted cost first.
-
-        Raises:
-            PlanError: the plan is for another data set, batch size or batching policy.
-        """
-        plan.check(self.shapes)
-        costs = plan.cost.predict(self.shapes)
-        free = np.ones(len(self.batches), dtype=bool)
-        chosen = []
-        for point in plan.points:
-            alike = (self.shapes[:, -1] == point.shape[-1]) if self.columns[-1] == "optimizer_step" else free
-            order = np.argsort(np.where(free & alike, np.abs(costs - point.cost), np.inf), kind="stable")
-            mine = order[: len(point.runs)].tolist()
-            free[mine] = False
-            chosen.append(mine)
-        return chosen
-
 
 def dry_walk(
     loader: DataLoader[Any],
@@ -73,6 +55,7 @@ def dry_walk(
         PlanError: the loader has no batch sampler, its epoch is empty, or its batches lack one of the columns.
 
     Example:
+        >>> import torch
         >>> loader = DataLoader([torch.zeros(n, 4) for n in (3, 5, 7)], batch_size=1)
         >>> dry_walk(loader).shapes.tolist()
         [[1, 3], [1, 5], [1, 7]]

@@ -15,6 +15,7 @@ from typing_extensions import override
 from fulgurite.callbacks.seqpoint.clock import StepClock
 from fulgurite.callbacks.seqpoint.dry_walk import DryWalk, dry_walk
 from fulgurite.callbacks.seqpoint.plan import Plan
+from fulgurite.callbacks.seqpoint.replan import replan
 from fulgurite.plugins.registry import discover
 from fulgurite.recipes.library import RecipeError, find_recipe
 from fulgurite.recipes.lightning_cli import RecipeCLI, run_cli, without_notices
@@ -72,7 +73,8 @@ def replay_recipe(name: str, overrides: Sequence[str], plan: Plan, *, warmup: in
     """
     cli = build(name, overrides)
     walk, loader = _walk(cli, plan.columns)
-    runs = walk.runs(plan)
+    plan = replan(plan, walk.shapes)
+    runs = [list(point.runs) for point in plan.points]
     accumulate = cli.trainer.accumulate_grad_batches
     stepping = walk.shapes[:, plan.columns.index("optimizer_step")] if "optimizer_step" in plan.columns else None
     order = schedule([run for point in runs for run in point], stepping, accumulate, warmup)

@@ -184,12 +184,13 @@ def _replay(options: argparse.Namespace, overrides: list[str]) -> int:
 
     if options.warmup < 0:
         raise RecipeError(f"--warmup {options.warmup}: expected 0 or more")
-    plan = replay_recipe(options.recipe, overrides, Plan.load(options.plan), warmup=options.warmup)
+    given = Plan.load(options.plan)
+    plan = replay_recipe(options.recipe, overrides, given, warmup=options.warmup)
     projection = plan.project()
     spread = f" ({projection.low:.2f} to {projection.high:.2f})" if projection.low == projection.low else ""
     print(f"Projected epoch: {projection.total:.2f} s{spread} from {plan.runs} of {plan.iterations} steps")
-    if plan.seconds == plan.seconds:
-        print(f"When the plan was made: {plan.seconds:.2f} s logged")
+    if given.seconds == given.seconds:
+        print(f"When the plan was made: {given.seconds:.2f} s logged")
     if options.output:
         plan.save(options.output)
         print(f"Plan with its times: {options.output}")

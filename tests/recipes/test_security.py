@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fulgurite.recipes.cli import main
 
 # A module that leaves a file behind when it is imported, and names that reach dangerous things by detours.
 EVIL = "from pathlib import Path\nPath({marker!r}).write_text('imported')\nclass Model: pass\nclass Evil: pass\n"
-MODEL = "model: {class_path: Translator}\n"
+MODEL = "model: {class_path: Translator, init_args: {network: {class_path: GNMT, init_args: {hidden_size: 8}}}}\n"
 
 CALLBACKS = [
     "os.system",
@@ -91,16 +92,23 @@ def test_a_class_outside_the_allow_list_is_refused(path, place, trap, capsys):
     recipe = trap.parent / "hostile.yaml"
     text = VALUES[place].format(path=path, marker=trap)
     recipe.write_text(text if "model:" in text else text + MODEL)
-    refuse(["check", str(recipe)], capsys)
+    line = refuse(["check", str(recipe)], capsys)
+    assert re.search("is refused|not a dotted path|no class|expected a comparison", line)
     assert_untouched(trap)
+
+
+def test_the_model_that_hostile_parts_are_put_beside_is_itself_accepted(trap, capsys):
+    recipe = trap.parent / "mine.yaml"
+    recipe.write_text(MODEL)
+    assert "train_dataloader" in refuse(["check", str(recipe)], capsys)  # all that is wrong is that it has no data
 
 
 @pytest.mark.parametrize("path", CALLBACKS)
 def test_the_command_line_is_held_to_the_same_list(path, trap, capsys):
     recipe = trap.parent / "mine.yaml"
     recipe.write_text(MODEL)
-    refuse(["run", str(recipe), f"--trainer.callbacks={path}"], capsys)
-    refuse(["fit", f"--model={path}"], capsys)
+    for words in (["run", str(recipe), f"--trainer.callbacks={path}"], ["fit", f"--model={path}"]):
+        assert re.search("is refused|got|Unexpected import path|expected", refuse(words, capsys))
     assert_untouched(trap)
 
 
@@ -159,7 +167,9 @@ def test_a_checkpoint_that_names_a_module_is_refused(command, trap, capsys):
     torch.save({"hyper_parameters": {"_class_path": "evil_module.Model", "x": 1}, "state_dict": {}}, path)
     recipe = trap.parent / "mine.yaml"
     recipe.write_text(MODEL)
-    refuse([command, "--config", str(recipe), "--ckpt_path", str(path)], capsys)
+    assert "evil_module.Model is refused" in refuse(
+        [command, "--config", str(recipe), "--ckpt_path", str(path)], capsys
+    )
     assert_untouched(trap)
 
 
@@ -172,7 +182,7 @@ def test_a_checkpoint_with_a_pickle_bomb_is_refused(legacy, trap, capsys):
         torch.save({"state_dict": {}, "hyper_parameters": {}, "callbacks": {"x": Bomb(trap)}}, path)
     recipe = trap.parent / "mine.yaml"
     recipe.write_text(MODEL)
-    refuse(["fit", "--config", str(recipe), "--ckpt_path", str(path)], capsys)
+    assert "weights_only" in refuse(["fit", "--config", str(recipe), "--ckpt_path", str(path)], capsys)
     assert_untouched(trap)
 
 
