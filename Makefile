@@ -5,21 +5,23 @@ BIN := .venv/bin
 
 .PHONY: demo test lint types bench clean
 
-.venv/.demo: pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fulgurite needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml | $(BIN)/python
 	@echo "Installing (torch is large: a few minutes the first time)"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[data]"
 	@touch $@
 
-.venv/.dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+.venv/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing (torch is large: a few minutes the first time)"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	@touch $@ .venv/.demo
 
 demo: .venv/.demo
 	$(BIN)/fulgurite run seqpoint/translation
+	@echo "The report: $$(ls -td runs/seqpoint/translation/version_*/seqpoint/report.html | head -1)"
 
 test: .venv/.dev
 	$(BIN)/python -m pytest

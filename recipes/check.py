@@ -14,8 +14,12 @@ from typing import Any, Literal
 
 from fulgurite.plugins.registry import Registry
 from fulgurite.recipes.library import Recipe, RecipeError
-from fulgurite.recipes.needs import missing_needs
+from fulgurite.recipes.needs import data_arguments, missing_needs
 from fulgurite.recipes.trust import allow_list
+
+TIMEOUT = (
+    600  # seconds for one step of each loop in processes of their own: ranks that wait for each other wait for ever
+)
 
 
 @dataclass(frozen=True)
@@ -51,27 +55,41 @@ def check_recipe(
     """
     try:
         settings = recipe.settings
-        missing = missing_needs(settings.get("needs"), args)
+        needs = settings.get("needs")
+        missing = missing_needs(needs, args)
         if missing:
             return Outcome("not run", "needs " + "; needs ".join(missing))
+        args = (*data_arguments(needs, args), *args)
         if own_process is None:
-            own_process = uses_processes(settings)
+            own_process = uses_processes(settings, args)
         if own_process:
             return _check_elsewhere(recipe, allow_import, args)
         _fast_dev_run(recipe, registry, allow_list(registry, allow_import), args)
     except RecipeError as error:
         return Outcome("fault", str(error))
+    except SystemExit as stop:
+        return Outcome("fault", f"{recipe.path}: it ends the process with code {stop.code}")
     except Exception as error:  # whatever a model or data module raises is a fault of the recipe, said in one line
         return Outcome("fault", f"{recipe.path}: {one_line(error)}")
     return Outcome("ok")
 
 
-def uses_processes(settings: dict[str, Any]) -> bool:
-    """Whether a recipe starts more than one process."""
-    trainer = settings.get("trainer") or {}
-    return isinstance(trainer, dict) and (
-        trainer.get("devices", 1) not in (1, "1", [0]) or trainer.get("num_nodes", 1) not in (1, "1")
-    )
+def uses_processes(settings: dict[str, Any], args: tuple[str, ...] = ()) -> bool:
+    """Whether a recipe, with these overrides, may start more than one process."""
+    trainer = settings.get("trainer")
+    asked = dict(trainer) if isinstance(trainer, dict) else {}
+    for word in args:
+        key, _, value = word.removeprefix("--trainer.").partition("=")
+        if word.startswith("--trainer.") and key in ("devices", "num_nodes", "accelerator"):
+            asked[key] = value
+    if asked.get("num_nodes", 1) not in (1, "1"):
+        return True
+    devices = asked.get("devices", "auto")
+    if devices in ("auto", -1, "-1") and asked.get("accelerator") != "cpu":
+        import torch
+
+        return torch.cuda.device_count() > 1  # Lightning takes all of them
+    return devices not in (1, "1", "auto", [0])
 
 
 def one_line(error: BaseException) -> str:
@@ -89,9 +107,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _fast_dev_run(recipe: Recipe, registry: Registry, allowed: tuple[str, ...], args: tuple[str, ...]) -> None:
-    from fulgurite.recipes.lightning_cli import run_cli
+    from fulgurite.recipes.lightning_cli import OWN_WORDS, run_cli
 
-    quiet = ["--trainer.fast_dev_run=true", "--trainer.logger=false"]
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with (
@@ -103,7 +120,7 @@ def _fast_dev_run(recipe: Recipe, registry: Registry, allowed: tuple[str, ...], 
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
-            run_cli(["fit", "--config", str(recipe.path), *args, *quiet], registry, allowed, name=recipe.name)
+            run_cli(["fit", "--config", str(recipe.path), *args, *OWN_WORDS], registry, allowed, name=recipe.name)
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
@@ -115,7 +132,10 @@ def _check_elsewhere(recipe: Recipe, allow_import: tuple[str, ...], args: tuple[
     environment = {
         key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return Outcome("fault", f"{recipe.path}: its processes did not end within {TIMEOUT} s")
     if done.returncode == 0:
         return Outcome("ok")
     lines = [line for line in done.stdout.splitlines() if line.startswith("fault")] or (

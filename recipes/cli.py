@@ -121,7 +121,8 @@ def _dispatch(given: Words) -> int:
     if command == "run" or command in LIGHTNING:
         return _lightning(given, command, rest, registry)
     if command in registry.commands:
-        result = load(registry.commands[command].commands)(rest)
+        allowed = [word for name in given.allow_import for word in ("--allow-import", name)]
+        result = load(registry.commands[command].commands)([*rest, *allowed])
         return result if isinstance(result, int) else 0
     raise RecipeError(
         f"no command {command!r}{nearest(command, [*OWN, *LIGHTNING, *registry.commands])}; see: fulgurite --help"
@@ -218,12 +219,13 @@ def _lightning(given: Words, command: str, rest: Sequence[str], registry: Regist
     name, words = "run", list(rest)
     if command == "run":
         command, recipe = "fit", find_recipe(_needed("run", rest[0] if rest else ""), registry)
-        from fulgurite.recipes.needs import missing_needs
+        from fulgurite.recipes.needs import data_arguments, missing_needs
 
-        if missing := missing_needs(recipe.settings.get("needs"), rest[1:]):
+        needs = recipe.settings.get("needs")
+        if missing := missing_needs(needs, rest[1:]):
             raise RecipeError(f"{recipe.name}: needs " + "; needs ".join(missing))
         name = recipe.path.stem if recipe.path == Path(recipe.name) else recipe.name
-        words = ["--config", str(recipe.path), *rest[1:]]
+        words = ["--config", str(recipe.path), *data_arguments(needs, rest[1:]), *rest[1:]]
     if sys.stderr.isatty() and not {"-h", "--help"} & set(words):
         print("Loading PyTorch and Lightning ...", file=sys.stderr, flush=True)
     # The profiler of a CPU step warns in C++, into the progress bar, of memory that it did not see allocated.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,14 @@ from fulgurite.plugins.registry import Registry, nearest
 from fulgurite.recipes.expect import Verdict, judge, parse_bars
 from fulgurite.recipes.library import REMOTE, Document, Recipe, RecipeError
 from fulgurite.recipes.lint import KEYS, lint, load_named, short_names
-from fulgurite.recipes.trust import enforced
+from fulgurite.recipes.trust import enforced, opening_hint
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _INNER = re.compile(r"⟦(.*?)⟧", re.DOTALL)
+
+
+# Added by `check`; a fault is never theirs.
+OWN_WORDS = ("--trainer.fast_dev_run=true", "--trainer.logger=false")
 
 
 class RecipeParser(LightningArgumentParser):
@@ -31,6 +34,11 @@ class RecipeParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing the usage page; a nested parser's marked error ends up in the outer one's."""
         raise RecipeError(f"⟦{condense(message)}⟧") from ex
+
+    def add_function_arguments(self, function: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """Refuse: where a parameter takes a callable, jsonargparse would call a function with a recipe's arguments."""
+        name = getattr(function, "__qualname__", function)
+        raise RecipeError(f"{name} is no class; a recipe can only build classes")
 
 
 def condense(message: str) -> str:
@@ -49,9 +57,7 @@ def condense(message: str) -> str:
         return text if not prefix or text.startswith(prefix) else f"{prefix}: {text}"
     denied = re.search(r"Importing '([^']*)' is not allowed", message)
     if denied:
-        return (f"{prefix}: " if prefix else "") + (
-            f"importing {denied[1]} is refused; for a module of your own: --allow-import {denied[1].split('.')[0]}"
-        )
+        return (f"{prefix}: " if prefix else "") + f"importing {denied[1]} is refused{opening_hint(denied[1])}"
     unknown = re.search(r"(?:Key|Option) '([^']+)' is not (?:expected|accepted)", message) or re.search(
         r"(?:No action for key|[Uu]nrecognized arguments:) \"?([^\s\"=]+)", message
     )
@@ -91,6 +97,10 @@ class RecipeCLI(LightningCLI):
             run=run,
         )
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Options are written out: a shortened ``--conf`` would pass by the reading of recipes."""
+        return super().init_parser(**{"allow_abbrev": False, **kwargs})
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the two keys that are ours."""
         parser.add_argument(
@@ -110,6 +120,9 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what was given; ``sys.argv`` keeps the words that a re-executed rank will read."""
         self.config = parser.parse_args(args)
+        mine = self.config.get(self.config.get("subcommand") or "") if self.config.get("subcommand") else None
+        if mine is not None and "weights_only" in mine and mine.weights_only is None:
+            mine.weights_only = True
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -148,9 +161,9 @@ def run_cli(
                 raise
             raise RecipeError(_explained(condense(str(error)), documents, args, registry)) from error
         except SystemExit as stop:
-            if stop.code in (0, None):  # --help
-                sys.exit(0)
-            raise RecipeError(f"the command line could not be read: {' '.join(args)}") from stop
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of ending an interrupted run
+                raise KeyboardInterrupt from stop
+            raise
 
 
 @contextmanager
@@ -183,6 +196,8 @@ def config_paths(args: list[str]) -> list[str]:
     paths = []
     for index, word in enumerate(args):
         option, equals, value = word.partition("=")
+        if word.startswith("-c") and not word.startswith("--") and len(option) > 2:
+            raise RecipeError(f"{word}: write --config {word[2:].lstrip('=')}")
         if option not in ("--config", "-c"):
             continue
         if not equals:
@@ -213,8 +228,10 @@ def _explained(message: str, documents: list[Document], args: list[str], registr
         elif not group:
             text += nearest(last, KEYS)
     start = re.match(r"[\w.]*", text)
-    path: tuple[str | int, ...] = tuple(start[0].split(".")) if start else ()
-    if any(word.lstrip("-").startswith(".".join(map(str, path))) for word in args if word.startswith("--")):
+    key = start[0] if start else ""
+    path: tuple[str | int, ...] = tuple(key.split(".")) if key else ()
+    given = [word.lstrip("-").partition("=")[0] for word in args if word.startswith("--") and word not in OWN_WORDS]
+    if key and any(word == key or word.startswith(key + ".") or key.startswith(word + ".") for word in given):
         return f"command line: {text}"
     while path:
         for document in documents:

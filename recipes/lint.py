@@ -6,15 +6,17 @@ jsonargparse checks types; this says first, with line and nearest right name, wh
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path as Folder
 from typing import Any
 
 from fulgurite.plugins.registry import Registry, load, nearest
 from fulgurite.recipes.expect import parse_bars
 from fulgurite.recipes.library import REMOTE, Document, RecipeError
-from fulgurite.recipes.trust import is_allowed
+from fulgurite.recipes.trust import is_allowed, opening_hint
 
 KEYS = (
     "ckpt_path",
@@ -39,6 +41,8 @@ _SHORT_NAMES = (
     "torch.optim.lr_scheduler",
 )
 
+PROFILERS = ("simple", "advanced", "pytorch")
+
 Path = tuple[str | int, ...]
 
 
@@ -59,10 +63,17 @@ def lint(document: Document, registry: Registry, allowed: tuple[str, ...]) -> No
     for path, value in _mappings(document.value):
         if "class_path" in value:
             _check_class(document, path, value, registry, allowed)
-    callbacks = document.value.get("trainer") or {}
-    for index, value in enumerate(callbacks.get("callbacks") or [] if isinstance(callbacks, Mapping) else []):
-        if isinstance(value, str):
-            _find_class(document, ("trainer", "callbacks", index), value, registry, allowed)
+    trainer = document.value.get("trainer")
+    for key in ("callbacks", "logger", "profiler") if isinstance(trainer, Mapping) else ():
+        value = trainer.get(key)
+        for index, item in enumerate(value if isinstance(value, list) else [value]):
+            path = ("trainer", key, index) if isinstance(value, list) else ("trainer", key)
+            if key == "callbacks" and not isinstance(item, str | Mapping | None):
+                raise _fault(
+                    document, path, f"callbacks: got {item!r}, expected a class's name, or class_path: and init_args:"
+                )
+            if isinstance(item, str) and not (key == "profiler" and item in PROFILERS):
+                _find_class(document, path, item, registry, allowed)
 
 
 def load_named(words: Iterator[str] | list[str], registry: Registry) -> None:
@@ -84,12 +95,27 @@ def _check_settings(document: Document) -> None:
     for key in ("model", "data"):
         if isinstance(value.get(key), Mapping) and "class_path" not in value[key]:
             raise _fault(document, (key,), f"{key} names no class: give class_path: and, below init_args:, its options")
-    if value.get("weights_only") not in (None, True):
+    for key in ("model", "data"):
+        if isinstance(value.get(key), str) and not re.fullmatch(r"[A-Za-z_][\w.]*", value[key]):
+            raise _fault(
+                document, (key,), f"{key}: got {value[key]!r}; a recipe does not read other files, write it out"
+            )
+    if isinstance(value.get("trainer"), str):
+        raise _fault(document, ("trainer",), "trainer: a recipe does not read other files, write it out")
+    trainer = value.get("trainer")
+    if isinstance(trainer, Mapping) and trainer.get("model_registry"):
+        raise _fault(document, ("trainer", "model_registry"), "model registries are remote, and off in a recipe")
+    if "weights_only" in value and value["weights_only"] is not True:
         raise _fault(
             document, ("weights_only",), "a recipe may not turn weights_only off: it would run code from a checkpoint"
         )
-    if REMOTE.match(str(value.get("ckpt_path") or "")):
+    checkpoint = str(value.get("ckpt_path") or "")
+    if REMOTE.match(checkpoint) or checkpoint.lower().startswith("registry"):
         raise _fault(document, ("ckpt_path",), "remote checkpoints are off; download the file and give its path")
+    if Folder(checkpoint).is_dir() and checkpoint:
+        raise _fault(
+            document, ("ckpt_path",), f"{checkpoint} is a folder: sharded checkpoints are read by unsafe means"
+        )
     try:
         parse_bars(value.get("expect"))
     except RecipeError as error:
@@ -118,7 +144,8 @@ def _find_class(document: Document, path: Path, name: object, registry: Registry
         if name in registry.components:
             return load(registry.components[name])
         for module in _SHORT_NAMES:
-            if isinstance(found := getattr(import_module(module), name, None), type):
+            found = getattr(import_module(module), name, None)
+            if isinstance(found, type) and is_allowed(f"{found.__module__}.{name}", allowed):
                 return found
         hint = nearest(name, short_names(registry)) or "; give its dotted path"
         raise _fault(document, path, f"no class {name!r}{hint}")
@@ -142,7 +169,9 @@ def _import(document: Document, path: Path, name: str, allowed: tuple[str, ...])
         raise _fault(document, path, f"{module} has no {attribute!r}{nearest(attribute, _classes(module))}")
     defined = found.__name__ if inspect.ismodule(found) else f"{getattr(found, '__module__', '')}.{attribute}"
     if not is_allowed(defined, allowed):
-        raise _refusal(document, path, f"{name} (that is {defined})")
+        raise _refusal(document, path, name, defined)
+    if not isinstance(found, type):
+        raise _fault(document, path, f"{name} is no class; class_path names a class")
     return found
 
 
@@ -178,10 +207,11 @@ def _fault(document: Document, path: Path, text: str) -> RecipeError:
     return RecipeError(f"{document.where(path)}: {text}")
 
 
-def _refusal(document: Document, path: Path, name: str) -> RecipeError:
+def _refusal(document: Document, path: Path, name: str, defined: str = "") -> RecipeError:
+    what = f"{name} (that is {defined})" if defined else name
     return _fault(
         document,
         path,
-        f"importing {name} is refused: a recipe may name classes of fulgurite, its plugins and parts of lightning, "
-        f"torch, torchvision and torchmetrics; for a module of your own: --allow-import {name.split('.')[0]}",
+        f"importing {what} is refused: a recipe may name classes of fulgurite, its plugins and parts of lightning, "
+        f"torch, torchvision and torchmetrics{opening_hint(defined or name)}",
     )

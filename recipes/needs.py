@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from fulgurite.recipes.library import RecipeError
 
 DATA_ROOT = "FULGURITE_DATA"
+_SAYS_ROOT = re.compile(r"--data\.(init_args\.)?root(=|$)")
 
 
 def missing_needs(needs: Mapping[str, Any] | None, overrides: Iterable[str] = ()) -> list[str]:
@@ -34,6 +35,8 @@ def missing_needs(needs: Mapping[str, Any] | None, overrides: Iterable[str] = ()
         ["the extra 'no_such_extra' (unknown to fulgurite)"]
     """
     missing = []
+    if needs is not None and not isinstance(needs, Mapping):
+        raise RecipeError(f"needs: got {needs!r}, expected a mapping such as {{extras: [data]}}")
     for kind, names in (needs or {}).items():
         if kind not in ("data", "extras"):
             raise RecipeError(f"needs: no such kind {kind!r}; choose from data, extras")
@@ -46,8 +49,22 @@ def missing_needs(needs: Mapping[str, Any] | None, overrides: Iterable[str] = ()
     return missing
 
 
+def data_arguments(needs: Mapping[str, Any] | None, overrides: Iterable[str] = ()) -> list[str]:
+    """Where a recipe that needs one data folder finds it, as an override; nothing where the user said so himself.
+
+    Example:
+        >>> data_arguments({"extras": ["data"]})
+        []
+    """
+    names = (needs or {}).get("data") or []
+    root = os.environ.get(DATA_ROOT)
+    if root is None or len(names) != 1 or any(_SAYS_ROOT.match(word) for word in overrides):
+        return []
+    return [f"--data.init_args.root={Path(root) / names[0]}"]
+
+
 def _missing_data(names: Iterable[str], overrides: Iterable[str]) -> list[str]:
-    if any(re.match(r"--data\.(init_args\.)?root(=|$)", word) for word in overrides):
+    if any(_SAYS_ROOT.match(word) for word in overrides):
         return []
     root = os.environ.get(DATA_ROOT)
     return [

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--recipes {folder}: no such folder")
     config.pluginmanager.register(_Recipes(path), "fulgurite-recipes")
     given = [Path(config.invocation_params.dir, str(arg).partition("::")[0]).resolve() for arg in config.args]
-    if not any(path == other or other in path.parents for other in given):
+    if not any(path == other or other in path.parents or path in other.parents for other in given):
         config.args.append(str(path))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -28,6 +30,14 @@ LIBRARIES = (
     "torchvision.transforms",
 )
 
+# What lies below an allowed prefix and must not be reached: it imports or runs what it is told to.
+REFUSED = (
+    "lightning.pytorch.callbacks.LambdaCallback",
+    "lightning.pytorch.callbacks.lambda_function",
+    "torch.nn.attention",
+    "torch.nn.utils._deprecation_utils",
+)
+
 
 def allow_list(registry: Registry, extra: Iterable[str] = ()) -> tuple[str, ...]:
     """Dotted prefixes that may be imported: the libraries', the installed plugins', and ``--allow-import``'s.
@@ -42,13 +52,30 @@ def allow_list(registry: Registry, extra: Iterable[str] = ()) -> tuple[str, ...]
 
 
 def is_allowed(path: str, allowed: Iterable[str]) -> bool:
-    """Whether a dotted path lies under one of the prefixes.
+    """Whether a dotted path lies under one of the prefixes; the longest prefix decides against :data:`REFUSED`.
 
     Example:
         >>> is_allowed("torch.optim.Adam", ["torch.optim"]), is_allowed("torch.optimism.Adam", ["torch.optim"])
         (True, False)
     """
-    return any(path == prefix or path.startswith(prefix + ".") for prefix in allowed)
+
+    def longest(prefixes: Iterable[str]) -> int:
+        return max((len(prefix) for prefix in prefixes if path == prefix or path.startswith(prefix + ".")), default=-1)
+
+    return longest(allowed) >= max(0, longest(REFUSED))
+
+
+def opening_hint(path: str) -> str:
+    """How to open a module of the user's own; nothing for what no recipe should reach.
+
+    Example:
+        >>> opening_hint("my_package.models.Net"), opening_hint("os.system")
+        ('; for a module of your own: --allow-import my_package', '')
+    """
+    top = path.lstrip(".").partition(".")[0]
+    if top in sys.stdlib_module_names or re.match(r"(torch|lightning|fulgurite|jsonargparse|pytorch_lightning)", top):
+        return ""
+    return f"; for a module of your own: --allow-import {top}" if top.isidentifier() else ""
 
 
 @contextmanager
@@ -61,14 +88,17 @@ def enforced(allowed: Iterable[str]) -> Iterator[None]:
     # LightningCLI's module turns fsspec reading on when it is imported: import first, then set.
     import lightning.pytorch.cli  # noqa: F401
     from jsonargparse import set_parsing_settings
-    from jsonargparse._common import parsing_settings
+    from jsonargparse._common import default_import_path_denylist, parsing_settings
+    from jsonargparse._optionals import _get_config_read_mode
 
-    before = dict(parsing_settings)
+    before, mode = dict(parsing_settings), _get_config_read_mode()
+    # What the host process allowed for itself is not allowed to a recipe.
+    parsing_settings["import_path_verdicts"] = dict.fromkeys(default_import_path_denylist, False)
     set_parsing_settings(
         config_read_mode_urls_enabled=False,
         config_read_mode_fsspec_enabled=False,
         instantiate_subclass_spec_in_any=False,
-        import_path_denylist=["*"],
+        import_path_denylist=["*", *REFUSED],
         import_path_allowlist=list(allowed),
     )
     try:
@@ -77,4 +107,4 @@ def enforced(allowed: Iterable[str]) -> Iterator[None]:
         # jsonargparse has no way to take an entry back, so what it kept is put back; a user's own parser in the same
         # process (their test suite, with our pytest plugin) must not notice us.
         parsing_settings.update(before)
-        set_parsing_settings(config_read_mode_fsspec_enabled=True)
+        set_parsing_settings(config_read_mode_fsspec_enabled="s" in mode, config_read_mode_urls_enabled="u" in mode)

@@ -25,7 +25,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def leave_no_trace() -> Iterator[None]:
-    """A test leaves neither environment variables, nor threads that keep the process alive, nor a process group."""
+    """A test leaves no threads that keep the process alive and none of our variables; others' are put back."""
     variables = dict(os.environ)
     threads = set(threading.enumerate())
     yield

@@ -132,13 +132,21 @@ class Run:
             self._lose_sight(error)
             return
         if self._tracing is not None:
-            assert self.findings.columns is not None
-            shape = (*(sizes[i] for i in self.findings.columns.indices), int(optimizes))
-            new = (*sizes, int(optimizes)) not in self._reader.known
-            if self._tracing.wants(len(recorder), shape, new=new):
-                recorder.clock.settle()
-                self._traced = self._tracing.start()
+            with surviving("trace a step"):
+                self._traced = self._trace_if_wanted(sizes, optimizes=optimizes)
         recorder.start()
+
+    def _trace_if_wanted(self, sizes: tuple[int, ...], *, optimizes: bool) -> bool:
+        assert self._tracing is not None
+        assert self._recorder is not None
+        assert self.findings.columns is not None
+        # A resumed run whose batches have other sizes than the logged epoch's fails here, and only loses its traces.
+        shape = (*(sizes[i] for i in self.findings.columns.indices), int(optimizes))
+        new = (*sizes, int(optimizes)) not in self._reader.known
+        if not self._tracing.wants(len(self._recorder), shape, new=new):
+            return False
+        self._recorder.clock.settle()
+        return self._tracing.start()
 
     def optimizer_step(self) -> None:
         """An optimizer runs in this step."""

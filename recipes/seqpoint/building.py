@@ -28,6 +28,12 @@ BARE = {
     "trainer.enable_progress_bar": "false",
     "trainer.enable_model_summary": "false",
     "trainer.max_epochs": "1",
+    "trainer.max_steps": "-1",
+    "trainer.max_time": "null",
+    "trainer.limit_train_batches": "1.0",
+    "trainer.overfit_batches": "0",
+    "trainer.fast_dev_run": "false",
+    "trainer.profiler": "null",
     "trainer.num_sanity_val_steps": "0",
     "trainer.limit_val_batches": "0",
     "trainer.callbacks": "[]",
@@ -52,17 +58,19 @@ def build(name: str, overrides: Sequence[str], *, allow_import: Sequence[str] = 
     return cli
 
 
-def walk_recipe(name: str, overrides: Sequence[str], *, columns: Sequence[str] | None = None) -> DryWalk:
+def walk_recipe(name: str, overrides: Sequence[str], *, allow_import: Sequence[str] = ()) -> DryWalk:
     """Draw an epoch of the recipe's training batches.
 
     Raises:
-        RecipeError: no such recipe, or it has no training loader.
+        RecipeError: no such recipe, or a fault in it.
         PlanError: its loader cannot be walked through.
     """
-    return _walk(build(name, overrides), columns)[0]
+    return _walk(build(name, overrides, allow_import=allow_import), None)[0]
 
 
-def replay_recipe(name: str, overrides: Sequence[str], plan: Plan, *, warmup: int = 5) -> Plan:
+def replay_recipe(
+    name: str, overrides: Sequence[str], plan: Plan, *, warmup: int = 5, allow_import: Sequence[str] = ()
+) -> Plan:
     """Run only the plan's batches of a fresh epoch, and give the plan with their times.
 
     The timed steps are in random order, so that drift of the machine falls on all points alike.
@@ -71,7 +79,7 @@ def replay_recipe(name: str, overrides: Sequence[str], plan: Plan, *, warmup: in
         RecipeError: no such recipe, or a fault in it.
         PlanError: the plan is for another data set, batch size or batching policy.
     """
-    cli = build(name, overrides)
+    cli = build(name, overrides, allow_import=allow_import)
     walk, loader = _walk(cli, plan.columns)
     plan = replan(plan, walk.shapes)
     runs = [list(point.runs) for point in plan.points]

@@ -48,7 +48,12 @@ def _parser() -> _Parser:
     parser = _Parser(prog="fulgurite seqpoint", description="Plan, replay and compare profiles of an epoch.")
     commands = parser.add_subparsers(dest="command", parser_class=_Parser, metavar="plan | replay | compare")
 
-    plan = commands.add_parser("plan", help="a plan from lengths and a batch sampler alone, without training")
+    for_recipes = argparse.ArgumentParser(add_help=False)
+    for_recipes.add_argument("--allow-import", metavar="PKG", action="append", default=[], help="a module of your own")
+
+    plan = commands.add_parser(
+        "plan", parents=[for_recipes], help="a plan from lengths and a batch sampler alone, without training"
+    )
     plan.description = "Make a plan without training: from a recipe's data, or from a CSV of lengths."
     plan.add_argument("recipe", nargs="?", help="a recipe: its data module's batches are walked through")
     plan.add_argument("--lengths", metavar="CSV", help="instead of a recipe: source[,target] length of each sample")
@@ -64,7 +69,9 @@ def _parser() -> _Parser:
     plan.add_argument("--output", default="plan.json", help="where to write it (default: plan.json)")
     plan.set_defaults(run=_plan)
 
-    replay = commands.add_parser("replay", help="run only a plan's batches, and project the epoch")
+    replay = commands.add_parser(
+        "replay", parents=[for_recipes], help="run only a plan's batches, and project the epoch"
+    )
     replay.add_argument("recipe", help="a recipe with the data that the plan was made from")
     replay.add_argument("--plan", required=True, metavar="JSON", help="a plan, of `seqpoint plan` or of a run's report")
     replay.add_argument(
@@ -86,13 +93,18 @@ def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
 
     if (options.recipe is None) == (options.lengths is None):
         raise RecipeError("fulgurite seqpoint plan: give a recipe, or --lengths CSV")
+    for name in ("points", "replicates"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise RecipeError(f"--{name} {value}: expected at least 1")
+    if options.lengths and overrides:
+        raise RecipeError(f"{overrides[0]}: overrides are for a recipe, not for --lengths")
     if options.lengths:
         shapes, columns = read_lengths(Path(options.lengths), options.batch_size, options.bucket, options.seed)
         real = None
     else:
         from fulgurite.recipes.seqpoint.building import walk_recipe
 
-        walk = walk_recipe(options.recipe, overrides)
+        walk = walk_recipe(options.recipe, overrides, allow_import=options.allow_import)
         shapes, columns = walk.shapes, walk.columns
         real = _padding(walk)
     points = options.points or max(1, min(12, int(options.max_share * len(shapes)) // options.replicates))
@@ -185,7 +197,9 @@ def _replay(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.warmup < 0:
         raise RecipeError(f"--warmup {options.warmup}: expected 0 or more")
     given = Plan.load(options.plan)
-    plan = replay_recipe(options.recipe, overrides, given, warmup=options.warmup)
+    if given.refusal is not None:
+        raise RecipeError(f"{options.plan}: {given.refusal}")
+    plan = replay_recipe(options.recipe, overrides, given, warmup=options.warmup, allow_import=options.allow_import)
     projection = plan.project()
     spread = f" ({projection.low:.2f} to {projection.high:.2f})" if projection.low == projection.low else ""
     print(f"Projected epoch: {projection.total:.2f} s{spread} from {plan.runs} of {plan.iterations} steps")

@@ -137,6 +137,13 @@ def test_a_fault_in_an_override_says_so(override, text, recipe, capsys):
     assert text in line_of(capsys)
 
 
+@pytest.mark.parametrize("value", ["EarlyStoping", "[EarlyStoping]", "{class_path: EarlyStoping}", "3", "[3]"])
+def test_callbacks_in_every_form_are_read(value, recipe, capsys):
+    name = recipe(f"trainer: {{callbacks: {value}}}\n")
+    assert main(["check", name, *DEMOS]) == 1
+    assert re.search("did you mean 'EarlyStopping'|got 3, expected a class's name", line_of(capsys))
+
+
 def test_check_takes_several_and_says_what_could_not_run(recipe, tmp_path, capsys):
     recipe(RECIPE.replace("{monitor: loss}", "{monitor: loss, check_on_train_epoch_end: false}"))
     (tmp_path / "needy.yaml").write_text(RECIPE + "needs: {data: [nowhere]}\n")

@@ -1,7 +1,7 @@
 import pytest
 
 from fulgurite.recipes.library import RecipeError
-from fulgurite.recipes.needs import missing_needs
+from fulgurite.recipes.needs import data_arguments, missing_needs
 
 
 def test_data_is_looked_for_below_the_root(tmp_path, monkeypatch):
@@ -25,3 +25,15 @@ def test_extras_come_from_the_package_s_own_metadata():
 def test_another_form_is_refused(bad):
     with pytest.raises(RecipeError, match="needs"):
         missing_needs(bad)
+
+
+def test_the_data_folder_is_handed_to_the_data_module(tmp_path, monkeypatch):
+    monkeypatch.setenv("FULGURITE_DATA", str(tmp_path))
+    assert data_arguments({"data": ["speech"]}) == [f"--data.init_args.root={tmp_path / 'speech'}"]
+    assert data_arguments({"data": ["speech"]}, ["--data.root", "elsewhere"]) == []
+    assert data_arguments({"data": ["a", "b"]}) == []
+
+
+def test_needs_that_are_no_mapping_are_refused():
+    with pytest.raises(RecipeError, match="expected a mapping"):
+        missing_needs(["data"])

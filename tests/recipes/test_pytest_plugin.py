@@ -1,6 +1,7 @@
 """Recipes as tests, run by pytest in a throwaway project (`pytester`)."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
+ROOT = Path(__file__).resolve().parents[2]
 ALLOW = ("--allow-import", "lightning.pytorch.demos")
 
 
@@ -47,7 +49,7 @@ def test_off_unless_asked(project):
 
 def test_one_recipe_can_be_chosen(project):
     result = project.runpytest_subprocess("--recipes", "mine", *ALLOW, "mine/good.yaml")
-    assert result.parseoutcomes()["passed"] >= 1
+    result.assert_outcomes(passed=1)
 
 
 def test_a_folder_that_is_not_there_is_said(project):
@@ -73,9 +75,16 @@ def test_two_processes_run_in_a_check_of_their_own(pytester):
 
 
 @pytest.mark.slow
+def test_our_own_recipes_pass(pytester):
+    folder = ROOT / "recipes"
+    result = pytester.run(sys.executable, "-m", "pytest", "--recipes", folder, folder, "-q", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=len(recipes_of(discover())))
+
+
+@pytest.mark.slow
 def test_our_own_recipes_are_collected_one_and_all(pytester):
     recipes = recipes_of(discover())
-    folder = next(parent for parent in recipes[0].path.parents if parent.name == "recipes")
+    folder = ROOT / "recipes"
     result = pytester.run(sys.executable, "-m", "pytest", "--recipes", folder, folder, "--collect-only", "-q")
     collected = [line for line in result.outlines if line.endswith("::check")]
     assert len(collected) == len(recipes) > 0

@@ -52,6 +52,7 @@ VALUES = {
     "data": "data: {{class_path: {path}, init_args: {{command: 'echo x > {marker}'}}}}\n",
     "deep inside": "model: {{class_path: Translator, init_args: {{network: {{class_path: {path}}}}}}}\n",
     "dict_kwargs": "model: {{class_path: Translator, dict_kwargs: {{x: {{class_path: {path}}}}}}}\n",
+    "callable": "trainer: {{callbacks: [{{class_path: SeqPoint, init_args: {{shape_fn: {{class_path: {path}}}}}}}]}}\n",
     "ours": "expect: {{x: {{class_path: {path}}}}}\n",
 }
 
@@ -123,6 +124,13 @@ def test_the_command_line_is_held_to_the_same_list(path, trap, capsys):
         "weights_only: false\nmodel: {{class_path: Translator}}",
         "ckpt_path: https://localhost/evil.ckpt\nmodel: {{class_path: Translator}}",
         "ckpt_path: memory://evil.ckpt\nmodel: {{class_path: Translator}}",
+        "weights_only: null\nmodel: {{class_path: Translator}}",
+        "ckpt_path: registry:org/model\nmodel: {{class_path: Translator}}",
+        "ckpt_path: Registry\nmodel: {{class_path: Translator}}",
+        "ckpt_path: .\nmodel: {{class_path: Translator}}",
+        "trainer: {{model_registry: org/model}}\nmodel: {{class_path: Translator}}",
+        "model: other.yaml",
+        "trainer: other.yaml",
     ],
 )
 def test_tags_and_remote_checkpoints_are_refused(text, trap, capsys):
@@ -184,6 +192,41 @@ def test_a_checkpoint_with_a_pickle_bomb_is_refused(legacy, trap, capsys):
     recipe.write_text(MODEL)
     assert "weights_only" in refuse(["fit", "--config", str(recipe), "--ckpt_path", str(path)], capsys)
     assert_untouched(trap)
+
+
+FUNCTIONS = {
+    "fulgurite.data.librispeech.write_librispeech": "root: {marker}",
+    "torch.nn.attention._fa3.register_flash_attention_fa3": "module_path: evil_module",
+    "torch.nn.init.ones_": "tensor: 1",
+}
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("path", FUNCTIONS)
+def test_a_function_is_never_called_with_a_recipe_s_arguments(path, quoted, trap, capsys):
+    options = FUNCTIONS[path].format(marker=trap)
+    value = f"{{class_path: {path}, init_args: {{{options}}}}}"
+    value = f"'{value}'" if quoted else value  # YAML in a string is read by jsonargparse alone
+    recipe = trap.parent / "hostile.yaml"
+    recipe.write_text(f"trainer:\n  callbacks: [{{class_path: SeqPoint, init_args: {{shape_fn: {value}}}}}]\n" + MODEL)
+    refuse(["check", str(recipe)], capsys)
+    assert_untouched(trap)
+
+
+@pytest.mark.parametrize("how", ["LambdaCallback", "lightning.pytorch.callbacks.LambdaCallback"])
+def test_a_callback_that_calls_what_it_is_given_is_refused(how, trap, capsys):
+    recipe = trap.parent / "hostile.yaml"
+    inner = "{class_path: torch.nn.init.ones_}"
+    recipe.write_text(f"trainer: {{callbacks: [{{class_path: {how}, init_args: {{setup: {inner}}}}}]}}\n" + MODEL)
+    refuse(["check", str(recipe)], capsys)
+    assert_untouched(trap)
+
+
+@pytest.mark.parametrize("words", ["-c{}", "--conf {}", "--confi={}"])
+def test_a_shortened_option_does_not_pass_by_the_reading_of_recipes(words, trap, capsys):
+    recipe = trap.parent / "hostile.yaml"
+    recipe.write_text(MODEL + "weights_only: false\n")
+    refuse(["fit", *words.format(recipe).split()], capsys)
 
 
 def test_allow_import_opens_one_module_and_no_other(trap, capsys):
