@@ -65,7 +65,7 @@ def lint(document: Document, registry: Registry, allowed: tuple[str, ...]) -> No
             _check_class(document, path, value, registry, allowed)
     trainer = document.value.get("trainer")
     for key in ("callbacks", "logger", "profiler") if isinstance(trainer, Mapping) else ():
-        value = trainer.get(key)
+        value = (trainer or {}).get(key)
         for index, item in enumerate(value if isinstance(value, list) else [value]):
             path = ("trainer", key, index) if isinstance(value, list) else ("trainer", key)
             if key == "callbacks" and not isinstance(item, str | Mapping | None):

@@ -60,7 +60,9 @@ def dry_walk(
         >>> dry_walk(loader).shapes.tolist()
         [[1, 3], [1, 5], [1, 7]]
     """
-    sampler, dataset = getattr(loader, "batch_sampler", None), getattr(loader, "dataset", None)
+    sampler: Any = getattr(loader, "batch_sampler", None)
+    dataset: Any = getattr(loader, "dataset", None)
+    collate: Any = getattr(loader, "collate_fn", None)
     if sampler is None or not hasattr(dataset, "__getitem__"):
         raise PlanError(
             f"{type(loader).__name__} cannot be walked through: expected a torch DataLoader with a batch sampler over "
@@ -72,7 +74,7 @@ def dry_walk(
         padding = PaddingCounter()
         batches, sizes = [], []
         for indices in sampler:
-            batch = loader.collate_fn([dataset[index] for index in indices])
+            batch = collate([dataset[index] for index in indices])
             leaves = find_leaves(batch)
             sizes.append(reader.read(batch, leaves))
             padding.count(leaves)

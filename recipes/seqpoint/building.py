@@ -89,7 +89,7 @@ def replay_recipe(
     batches = [walk.batches[run if run is not None else index % len(walk.batches)] for index, run in enumerate(order)]
     replayed = DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
     watch = _Stopwatch()
-    cli.trainer.callbacks.append(watch)
+    cli.trainer.callbacks.append(watch)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
     with without_notices():
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")

@@ -48,7 +48,7 @@ def _parser() -> _Parser:
     parser = _Parser(prog="fulgurite seqpoint", description="Plan, replay and compare profiles of an epoch.")
     commands = parser.add_subparsers(dest="command", parser_class=_Parser, metavar="plan | replay | compare")
 
-    for_recipes = argparse.ArgumentParser(add_help=False)
+    for_recipes = _Parser(add_help=False)
     for_recipes.add_argument("--allow-import", metavar="PKG", action="append", default=[], help="a module of your own")
 
     plan = commands.add_parser(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,9 +100,8 @@ def fulgurite(environment: dict[str, str], folder: Path, *words: str) -> subproc
 def test_it_is_listed(installed, tmp_path):
     plugins = fulgurite(installed, tmp_path, "plugins").stdout
     assert "acme_tools: a callback that counts" in plugins
-    assert "acme_tools/count  Counts the steps of a small run" in " ".join(
-        line for line in fulgurite(installed, tmp_path, "list").stdout.splitlines() if line.startswith("acme")
-    ).replace("   ", "  ")
+    listed = fulgurite(installed, tmp_path, "list").stdout
+    assert re.search(r"^acme_tools/count +Counts the steps of a small run$", listed, re.MULTILINE)
     assert "acme-tools" in fulgurite(installed, tmp_path, "--help").stdout
 
 
