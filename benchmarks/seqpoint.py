@@ -33,6 +33,7 @@ from fulgurite.data import GettextTranslation, SpeechFolder
 from fulgurite.models import GNMT, DeepSpeech2, SpeechRecognizer, Translator
 
 Array = NDArray[Any]
+PARTS = ("workloads", "overhead", "traces")
 COLUMNS = ("batch", "source", "target")
 
 
@@ -50,7 +51,7 @@ class Configuration:
 A = Configuration("A: 2 threads, fp32, hidden 128")
 OTHERS = (
     Configuration("1 thread", threads=1),
-    Configuration("hidden 192", hidden=192),
+    Configuration("hidden size × 1.5", hidden=192),
     Configuration("bf16", bf16=True),
     Configuration("reshuffled epoch", epoch_seed=1),
 )
@@ -339,13 +340,53 @@ def measure_overhead(workload: Workload, steps: int, repeats: int) -> dict[str, 
     }
 
 
+def measure_traces(workload: Workload, share: float) -> dict[str, float]:
+    """Bytes of one trace a point, against one profile of the whole epoch; memory recording off in both."""
+    import gzip
+    import tempfile
+
+    from fulgurite.callbacks.seqpoint.trace import TraceWindows
+
+    batches, shapes = workload.epoch(0)
+    seconds = time_passes(workload, A, [np.arange(len(shapes))])[0]
+    plan = select(shapes, seconds, columns=COLUMNS, max_share=share)
+    step = workload.stepper(A)
+    for batch in batches[:25]:
+        step(batch)
+    with tempfile.TemporaryDirectory() as folder:
+        windows = TraceWindows(Path(folder), device=torch.device("cpu"), memory=False)
+        windows.open()
+        size = 0
+        for number, point in enumerate(plan.points):
+            windows.start(f"point {number}")
+            step(batches[point.runs[0]])
+            trace = windows.stop()
+            assert trace is not None, windows.faults
+            size += trace.bytes_on_disk
+        windows.close()
+        begin = time.perf_counter()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as whole:
+            for batch in batches:
+                step(batch)
+        whole.export_chrome_trace(f"{folder}/whole.json")
+        raw = Path(folder, "whole.json").read_bytes()
+        return {
+            "points": len(plan.points),
+            "bytes": size,
+            "whole": len(gzip.compress(raw, 6)),
+            "whole_raw": len(raw),
+            "seconds": time.perf_counter() - begin,
+        }
+
+
 def report(results: dict[str, Any]) -> str:
     """The page's section."""
     parts = [
         "## SeqPoint",
         f"`python benchmarks/seqpoint.py`, {results['date']}. {results['machine']}.",
-        "Select on configuration A (2 threads, fp32, hidden 128); project configuration B from **fresh** timings of "
-        "the points, taken from passes in random order; error against B's full epochs timed just before and after. "
+        "Select on configuration A (2 threads, fp32, hidden size 128, for speech 96); project configuration B from "
+        "**fresh** timings of the points, taken from passes in random order; error against B's full epochs timed just "
+        "before and after. "
         f"{results['selections']} selections a cell, from logs of A re-sampled out of three. All methods run "
         "as many steps as the default. *serial*: the epoch's time over the time of all runs one after the other; "
         "*critical*: over the longest single run (points in parallel), both against **one epoch** of B. *covered*: "
@@ -376,7 +417,7 @@ def report(results: dict[str, Any]) -> str:
             ]
             head = ("method", "mean error", "p95", "max", "covered", "iterations run", "serial", "critical")
             parts.append(markdown(head, rows))
-    if "overhead" in results:
+    if results["overhead"]:
         parts.append("### What logging costs")
         rows = [
             (
@@ -390,6 +431,21 @@ def report(results: dict[str, Any]) -> str:
         ]
         head = ("workload", "step", "in the hooks, a step", "share", "paired runs with − without (spread)")
         parts.append(markdown(head, rows))
+    if results["traces"]:
+        parts.append("### Traces")
+        rows = [
+            (
+                name,
+                f"{row['points']}",
+                f"{row['bytes'] / 1e6:.2f} MB",
+                f"{row['whole'] / 1e6:.1f} MB",
+                f"{row['whole_raw'] / 1e6:.0f} MB",
+                f"{row['whole'] / row['bytes']:.0f}×",
+            )
+            for name, row in results["traces"].items()
+        ]
+        head = ("workload", "points", "their traces, gzip", "whole epoch, gzip", "whole epoch, as written", "less")
+        parts.append(markdown(head, rows))
     parts.append(results["gpu"])
     return "\n\n".join(parts)
 
@@ -401,6 +457,7 @@ def main() -> None:
     parser.add_argument("--selections", type=int, default=30)
     parser.add_argument("--share", type=float, default=0.05, help="most of the epoch's iterations that may be run")
     parser.add_argument("--only", choices=("translation", "speech"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="others are kept from --json")
     parser.add_argument("--json", type=Path, default=Path("seqpoint_benchmark.json"))
     options = parser.parse_args()
     limit = 60 if options.quick else None
@@ -410,12 +467,12 @@ def main() -> None:
         return Translator(GNMT(source_vocab_size=8000, target_vocab_size=8000, hidden_size=hidden))
 
     def speech(hidden: int) -> SpeechRecognizer:
-        return SpeechRecognizer(DeepSpeech2(hidden_size=hidden))
+        return SpeechRecognizer(DeepSpeech2(hidden_size=hidden * 3 // 4, conv_channels=8))
 
     texts, sounds = GettextTranslation(batching="bucket"), SpeechFolder()
     workloads = [
-        Workload("translation", texts, translation, limit, passes=3, overhead_steps=150),
-        Workload("speech", sounds, speech, limit, passes=2, overhead_steps=60),  # its steps take three times as long
+        Workload("translation", texts, translation, limit, passes=2, overhead_steps=150),
+        Workload("speech", sounds, speech, limit, passes=2, overhead_steps=60),
     ]
     chosen = [workload for workload in workloads if options.only in (None, workload.name)]
     for workload in chosen:
@@ -424,27 +481,38 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "selections": 3 if options.quick else options.selections,
-        "workloads": {},
-        "overhead": {},
+        **{part: {} for part in PARTS},
         "gpu": "Not measured on a GPU yet."
         if not torch.cuda.is_available()
         else "These figures are the CPU's of a machine with a GPU; the GPU has not been measured.",
     }
+    if options.json.exists() and (options.only or set(options.parts) != set(PARTS)):
+        results = {**results, **json.loads(options.json.read_text())}
     for workload in chosen:
+        measure_parts(workload, results, options)
+        options.json.write_text(json.dumps(results, indent=1))
+    text = report(results)
+    print(text)
+    if not options.quick:
+        write_section("seqpoint", text)
+
+
+def measure_parts(workload: Workload, results: dict[str, Any], options: argparse.Namespace) -> None:
+    """Fill in the parts that were asked for."""
+    share = 0.5 if options.quick else options.share
+    if "overhead" in options.parts:
         results["overhead"][workload.name] = measure_overhead(
             workload, 40 if options.quick else workload.overhead_steps, 2 if options.quick else 7
         )
+    if "workloads" in options.parts:
         results["workloads"][workload.name] = measure_workload(
             workload,
             selections=results["selections"],
             passes=2 if options.quick else workload.passes,
-            share=0.5 if options.quick else options.share,
+            share=share,
         )
-    text = report(results)
-    print(text)
-    options.json.write_text(json.dumps(results, indent=1))
-    if not options.quick and options.only is None:
-        write_section("seqpoint", text)
+    if "traces" in options.parts:
+        results["traces"][workload.name] = measure_traces(workload, share)
 
 
 if __name__ == "__main__":
