@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tables import machine, markdown, write_section
+from seqpoint_page import report
+from tables import machine, write_section
 
 from fulgurite.callbacks.seqpoint.plan import Plan, PlanError
 from fulgurite.callbacks.seqpoint.replan import replan
@@ -377,77 +378,6 @@ def measure_traces(workload: Workload, share: float) -> dict[str, float]:
             "whole_raw": len(raw),
             "seconds": time.perf_counter() - begin,
         }
-
-
-def report(results: dict[str, Any]) -> str:
-    """The page's section."""
-    parts = [
-        "## SeqPoint",
-        f"`python benchmarks/seqpoint.py`, {results['date']}. {results['machine']}.",
-        "Select on configuration A (2 threads, fp32, hidden size 128, for speech 96); project configuration B from "
-        "**fresh** timings of the points, taken from passes in random order; error against B's full epochs timed just "
-        "before and after. "
-        f"{results['selections']} selections a cell, from logs of A re-sampled out of three. All methods run "
-        "as many steps as the default. *serial*: the epoch's time over the time of all runs one after the other; "
-        "*critical*: over the longest single run (points in parallel), both against **one epoch** of B. *covered*: "
-        "how often the nominal 95 % interval held the truth, where a method gives one.",
-    ]
-    for name, workload in results["workloads"].items():
-        parts.append(f"### {name}")
-        parts.append(
-            f"{workload['iterations']} iterations; an epoch of A takes {workload['seconds_A']:.1f} s. Noise floor: the "
-            f"same ordered epoch three times deviates by at most {workload['noise_floor']:.2%} from its mean."
-        )
-        for cell, values in workload["cells"].items():
-            parts.append(
-                f"**B = {cell}** ({values['truth']:.1f} s; its reference epochs spread over {values['spread']:.2%})"
-            )
-            rows = [
-                (
-                    method,
-                    f"{row['mean']:.2%}",
-                    f"{row['p95']:.2%}",
-                    f"{row['max']:.2%}",
-                    "" if row["covered"] is None else f"{row['covered']:.0%}",
-                    f"{row['share']:.1%}",
-                    f"{row['serial']:.0f}×",
-                    f"{row['critical']:.0f}×",
-                )
-                for method, row in sorted(values["methods"].items(), key=lambda item: item[1]["mean"])
-            ]
-            head = ("method", "mean error", "p95", "max", "covered", "iterations run", "serial", "critical")
-            parts.append(markdown(head, rows))
-    if results["overhead"]:
-        parts.append("### What logging costs")
-        rows = [
-            (
-                name,
-                f"{row['step_ms']:.1f} ms",
-                f"{row['hooks_us']:.0f} µs",
-                f"{row['hooks_share']:.2%}",
-                f"{row['paired_median']:+.2%} ({row['paired_low']:+.2%} to {row['paired_high']:+.2%})",
-            )
-            for name, row in results["overhead"].items()
-        ]
-        head = ("workload", "step", "in the hooks, a step", "share", "paired runs with − without (spread)")
-        parts.append(markdown(head, rows))
-    if results["traces"]:
-        parts.append("### Traces")
-        rows = [
-            (
-                name,
-                f"{row['points']}",
-                f"{row['bytes'] / 1e6:.2f} MB",
-                f"{row['whole'] / 1e6:.1f} MB",
-                f"{row['whole_raw'] / 1e6:.0f} MB",
-                f"{row['whole'] / row['bytes']:.0f}×",
-            )
-            for name, row in results["traces"].items()
-        ]
-        head = ("workload", "points", "their traces, gzip", "whole epoch, gzip", "whole epoch, as written", "less")
-        parts.append(markdown(head, rows))
-    parts.append(results["gpu"])
-    return "\n\n".join(parts)
 
 
 def main() -> None:

@@ -3,9 +3,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, IterableDataset
+
 from fulgurite.callbacks.seqpoint import PlanError
 from fulgurite.callbacks.seqpoint.dry_walk import dry_walk
-from torch.utils.data import DataLoader, IterableDataset
 
 SAMPLES = [torch.zeros(length, 4) for length in range(3, 15)]
 
