@@ -194,7 +194,9 @@ def counterparts(runs: Sequence[int], shapes: Array, other: Array) -> Array:
     return np.array(result)
 
 
-def measure_workload(workload: Workload, *, selections: int, passes: int, share: float) -> dict[str, Any]:
+def measure_workload(
+    workload: Workload, *, selections: int, passes: int, share: float, chosen: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The table's rows for one workload."""
     _, shapes = workload.epoch(0)
     ordered = np.arange(len(shapes))
@@ -204,7 +206,7 @@ def measure_workload(workload: Workload, *, selections: int, passes: int, share:
     floor = float(np.abs(totals / totals.mean() - 1).max())
     print(f"{workload.name}: {len(shapes)} iterations, A {totals.mean():.1f} s, noise floor {floor:.2%}", flush=True)
     cells: dict[str, dict[str, Any]] = {}
-    for configuration in OTHERS:
+    for configuration in (cell for cell in OTHERS if chosen is None or cell.name in chosen):
         _, other_shapes = workload.epoch(configuration.epoch_seed)
         line = np.arange(len(other_shapes))
         orders = [line, *(order for _ in range(passes) for order in (rng.permutation(len(other_shapes)), line))]
@@ -387,6 +389,9 @@ def main() -> None:
     parser.add_argument("--selections", type=int, default=30)
     parser.add_argument("--share", type=float, default=0.05, help="most of the epoch's iterations that may be run")
     parser.add_argument("--only", choices=("translation", "speech"))
+    parser.add_argument(
+        "--cells", nargs="+", choices=[cell.name for cell in OTHERS], help="some of the configurations B"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="others are kept from --json")
     parser.add_argument("--json", type=Path, default=Path("seqpoint_benchmark.json"))
     options = parser.parse_args()
@@ -402,7 +407,7 @@ def main() -> None:
     texts, sounds = GettextTranslation(batching="bucket"), SpeechFolder()
     workloads = [
         Workload("translation", texts, translation, limit, passes=2, overhead_steps=150),
-        Workload("speech", sounds, speech, limit, passes=2, overhead_steps=60),
+        Workload("speech", sounds, speech, limit, passes=1, overhead_steps=60),
     ]
     chosen = [workload for workload in workloads if options.only in (None, workload.name)]
     for workload in chosen:
@@ -440,6 +445,7 @@ def measure_parts(workload: Workload, results: dict[str, Any], options: argparse
             selections=results["selections"],
             passes=2 if options.quick else workload.passes,
             share=share,
+            chosen=options.cells,
         )
     if "traces" in options.parts:
         results["traces"][workload.name] = measure_traces(workload, share)
