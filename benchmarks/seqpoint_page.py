@@ -15,8 +15,9 @@ def report(results: dict[str, Any]) -> str:
         "before and after. "
         f"{results['selections']} selections a cell, from logs of A re-sampled out of three. All methods run "
         "as many steps as the default, `paper` as many whole replicates of its points as fit into that. *serial*: the "
-        "epoch's time over the time of all runs one after the other; *critical*: over the longest single run (points in "
-        "parallel), both against **one epoch** of B. *covered*: how often the nominal 95 % interval held the truth, where a method gives one.",
+        "epoch's time over the time of all runs one after the other; *critical*: over the longest single run (points "
+        "in parallel), both against **one epoch** of B. *covered*: how often the nominal 95 % interval held the truth, "
+        "where a method gives one.",
     ]
     for name, workload in results["workloads"].items():
         parts.append(f"### {name}")
