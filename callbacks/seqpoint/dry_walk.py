@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from fulgurite.callbacks.random_state import random_state, set_random_state
 from fulgurite.callbacks.seqpoint.leaves import find_leaves
@@ -63,7 +63,7 @@ def dry_walk(
     sampler: Any = getattr(loader, "batch_sampler", None)
     dataset: Any = getattr(loader, "dataset", None)
     collate: Any = getattr(loader, "collate_fn", None)
-    if sampler is None or not hasattr(dataset, "__getitem__"):
+    if sampler is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise PlanError(
             f"{type(loader).__name__} cannot be walked through: expected a torch DataLoader with a batch sampler over "
             "a map-style data set; make the plan from a training run with the SeqPoint callback instead"
