@@ -94,7 +94,7 @@ def test_a_class_outside_the_allow_list_is_refused(path, place, trap, capsys):
     text = VALUES[place].format(path=path, marker=trap)
     recipe.write_text(text if "model:" in text else text + MODEL)
     line = refuse(["check", str(recipe)], capsys)
-    assert re.search("is refused|not a dotted path|no class|no module|has no|expected a comparison|got", line)
+    assert re.search("is refused|not a dotted path|no class|no module|has no|expected a comparison", line)
     assert_untouched(trap)
 
 
@@ -108,10 +108,9 @@ def test_the_model_that_hostile_parts_are_put_beside_is_itself_accepted(trap, ca
 def test_the_command_line_is_held_to_the_same_list(path, trap, capsys):
     recipe = trap.parent / "mine.yaml"
     recipe.write_text(MODEL)
+    reasons = r"is refused|: got \S+, expected|Unexpected import path|Problem with given class_path"
     for words in (["run", str(recipe), f"--trainer.callbacks={path}"], ["fit", f"--model={path}"]):
-        assert re.search(
-            "is refused|got|Unexpected import path|expected|Problem with given class_path", refuse(words, capsys)
-        )
+        assert re.search(reasons, refuse(words, capsys))
     assert_untouched(trap)
 
 
