@@ -18,8 +18,9 @@ def report(results: dict[str, Any]) -> str:
         "epoch's time over the time of all runs one after the other; *critical*: over the longest single run (points "
         "in parallel), both against **one epoch** of B. *covered*: how often the nominal 95 % interval held the truth, "
         "where a method gives one.",
-        "Read with care: the figures were measured once; a cell's selections share its passes (translation two, speech "
-        "one), so they are not independent. How the design came about is in [the component's page](seqpoint.md#results).",
+        "Read with care: the figures were measured once; a cell's selections share its passes (translation two, "
+        "speech one), so they are not independent. How the design came about is in "
+        "[the component's page](seqpoint.md#results).",
     ]
     for name, workload in results["workloads"].items():
         parts.append(f"### {name}")
