@@ -4,9 +4,10 @@
     python benchmarks/seqpoint.py --quick         a small run that shows that it works; writes no page
 
 Configuration A is logged three times (the noise floor) and selections are made from re-sampled logs of A. For each
-configuration B whole ordered epochs (the truth) and passes over all steps in random order are timed in turn; every
-projection takes the times of its points from one such pass, and is held against the epochs just before and just after
-it, so that the drift of a shared machine falls on both alike. All methods get as many runs.
+configuration B some rounds are timed. In a round two passes over the epoch take turns step by step: one in the epoch's
+order, which is the truth, and one in random order, of which a projection takes the times of its points. So the drift of
+a shared machine falls on both alike. The same projections are also held against the epochs of the other rounds, as a
+user would meet them: minutes apart. All methods get as many runs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from fulgurite.data import GettextTranslation, SpeechFolder
 from fulgurite.models import GNMT, DeepSpeech2, SpeechRecognizer, Translator
 
 Array = NDArray[Any]
+ROUNDS = 3  # of each configuration B
 PARTS = ("workloads", "overhead", "traces")
 COLUMNS = ("batch", "source", "target")
 
@@ -66,7 +68,6 @@ class Workload:
     data: Any
     make: Callable[[int], Any]
     limit: int | None = None
-    passes: int = 6  # over all steps in random order, on each configuration
     overhead_steps: int = 150
     _epochs: dict[int, tuple[list[Any], Array]] = field(default_factory=dict)
 
@@ -103,6 +104,25 @@ class Workload:
             return time.perf_counter() - begin
 
         return step
+
+
+def time_rounds(workload: Workload, configuration: Configuration, rounds: int) -> tuple[Array, Array]:
+    """Seconds of each step in the epoch's order and in random order, taking turns, each (rounds, M).
+
+    One pass comes first that is not kept: whatever is paid when a shape is met for the first time (memory, compiled
+    primitives) is paid there.
+    """
+    batches, _ = workload.epoch(configuration.epoch_seed)
+    step = workload.stepper(configuration)
+    rng = np.random.default_rng(1)
+    epochs, fresh = np.empty((2, rounds, len(batches)))
+    for batch in batches:
+        step(batch)
+    for number in range(rounds):
+        for ordered, drawn in enumerate(rng.permutation(len(batches))):
+            epochs[number, ordered] = step(batches[ordered])
+            fresh[number, drawn] = step(batches[drawn])
+    return epochs, fresh
 
 
 def time_passes(workload: Workload, configuration: Configuration, orders: Sequence[Array]) -> Array:
@@ -165,9 +185,9 @@ def choices(shapes: Array, seconds: Array, share: float, seed: int) -> dict[str,
     )
     strata = max(1, budget // 3)  # three draws in each
     found["audit"] = plan_choice(select(shapes, seconds, selector="audit", points=strata, **options))
-    faithful = select(shapes, seconds, selector="paper", replicates=1, **options)
-    replicates = max(1, budget // len(faithful.points))
-    found["paper"] = plan_choice(select(shapes, seconds, selector="paper", replicates=replicates, **options))
+    # Not every length occurs often: as many replicates as give at least the default's runs in all.
+    faithful = [select(shapes, seconds, selector="paper", replicates=r, **options) for r in range(1, budget + 1)]
+    found["paper"] = plan_choice(next((plan for plan in faithful if plan.runs >= budget), faithful[-1]))
     found["first k after warm-up"] = mean_choice(range(5, 5 + budget), count)
     found["random k"] = mean_choice(rng.choice(count, budget, replace=False), count)
 
@@ -195,25 +215,24 @@ def counterparts(runs: Sequence[int], shapes: Array, other: Array) -> Array:
 
 
 def measure_workload(
-    workload: Workload, *, selections: int, passes: int, share: float, chosen: Sequence[str] | None = None
+    workload: Workload, *, selections: int, rounds: int, share: float, chosen: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """The table's rows for one workload."""
     _, shapes = workload.epoch(0)
     ordered = np.arange(len(shapes))
-    rng = np.random.default_rng(1)
     logs = time_passes(workload, A, [ordered] * 3)
     totals = logs.sum(axis=1)
     floor = float(np.abs(totals / totals.mean() - 1).max())
     print(f"{workload.name}: {len(shapes)} iterations, A {totals.mean():.1f} s, noise floor {floor:.2%}", flush=True)
     cells: dict[str, dict[str, Any]] = {}
+    rng = np.random.default_rng(1)
     for configuration in (cell for cell in OTHERS if chosen is None or cell.name in chosen):
         _, other_shapes = workload.epoch(configuration.epoch_seed)
-        line = np.arange(len(other_shapes))
-        orders = [line, *(order for _ in range(passes) for order in (rng.permutation(len(other_shapes)), line))]
-        times = time_passes(workload, configuration, orders)
-        epochs, fresh = times[::2].sum(axis=1), times[1::2]
+        epoch_steps, fresh = time_rounds(workload, configuration, rounds)
+        epochs = epoch_steps.sum(axis=1)
         spread = float(np.ptp(epochs) / epochs.mean())
         errors: dict[str, list[float]] = {}
+        apart: dict[str, list[float]] = {}
         covered: dict[str, list[bool]] = {}
         costs: dict[str, list[tuple[float, float, float]]] = {}
         for number in range(selections):
@@ -227,15 +246,15 @@ def measure_workload(
                     runs = counterparts(choice.runs, shapes, other_shapes)
                 else:
                     runs = np.array(choice.runs)
-                turn = number % len(fresh)
-                seconds = fresh[turn][runs]
-                truth = float(epochs[turn : turn + 2].mean())  # the epochs just before and just after
+                turn = number % rounds
+                seconds, truth = fresh[turn][runs], float(epochs[turn])
                 try:
                     total, low, high = choice.project(seconds)
                 except PlanError as refusal:
                     print(f"  {name} refused: {refusal}")
                     continue
-                errors.setdefault(name, []).append(abs(total / truth - 1))
+                errors.setdefault(name, []).append(total / truth - 1)
+                apart.setdefault(name, []).extend(abs(total / np.delete(epochs, turn) - 1))
                 if low == low:
                     covered.setdefault(name, []).append(low <= truth <= high)
                 costs.setdefault(name, []).append(
@@ -246,9 +265,11 @@ def measure_workload(
             "spread": spread,
             "methods": {
                 name: {
-                    "mean": float(np.mean(values)),
-                    "p95": float(np.quantile(values, 0.95)),
-                    "max": float(np.max(values)),
+                    "mean": float(np.mean(np.abs(values))),
+                    "p95": float(np.quantile(np.abs(values), 0.95)),
+                    "max": float(np.max(np.abs(values))),
+                    "bias": float(np.mean(values)),
+                    "apart": float(np.mean(apart[name])),
                     "covered": float(np.mean(covered[name])) if name in covered else None,
                     "share": float(np.mean([cost[0] for cost in costs[name]])),
                     "serial": float(np.median([cost[1] for cost in costs[name]])),
@@ -406,8 +427,8 @@ def main() -> None:
 
     texts, sounds = GettextTranslation(batching="bucket"), SpeechFolder()
     workloads = [
-        Workload("translation", texts, translation, limit, passes=2, overhead_steps=150),
-        Workload("speech", sounds, speech, limit, passes=1, overhead_steps=60),
+        Workload("translation", texts, translation, limit, overhead_steps=150),
+        Workload("speech", sounds, speech, limit, overhead_steps=60),
     ]
     chosen = [workload for workload in workloads if options.only in (None, workload.name)]
     for workload in chosen:
@@ -443,7 +464,7 @@ def measure_parts(workload: Workload, results: dict[str, Any], options: argparse
         results["workloads"][workload.name] = measure_workload(
             workload,
             selections=results["selections"],
-            passes=2 if options.quick else workload.passes,
+            rounds=2 if options.quick else ROUNDS,
             share=share,
             chosen=options.cells,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fulgurite.callbacks.seqpoint.fingerprint import difference
-from fulgurite.callbacks.seqpoint.measured import medians
+from fulgurite.callbacks.seqpoint.measured import robust_means
 from fulgurite.callbacks.seqpoint.paired import paired_spread
 from fulgurite.callbacks.seqpoint.plan import Measured, Plan, PlanError, Projection
 
@@ -72,7 +72,7 @@ def compare(
     """The speed-up of an epoch between two configurations, from the points' times on each.
 
     The speed-up is the ratio of projected totals. Where both plans have the same points, its interval is that of a
-    paired ratio: the points' runs are resampled jointly (``interpolate``: deviations from the median, pooled over the
+    paired ratio: the points' runs are resampled jointly (``interpolate``: deviations from the mean, pooled over the
     points; ``audit``: draws within strata), and leaving points out of the difference of the two shows what a straight
     line misses. Otherwise the intervals of the two totals are put together.
 
@@ -154,7 +154,7 @@ def _by_band(before: Plan, after: Plan, count: int) -> tuple[BandSpeedup, ...]:
     ours = before.length_bands(count)
     theirs = after.length_bands(edges=[band.high for band in ours[:-1]])
     seconds = [
-        [float((plan.weights * medians(plan.measured)) @ np.asarray(band.shares)) for band in bands]
+        [float((plan.weights * robust_means(plan.measured)) @ np.asarray(band.shares)) for band in bands]
         for plan, bands in ((before, ours), (after, theirs))
     ]
     return tuple(BandSpeedup(band.label, first, second) for band, first, second in zip(ours, *seconds, strict=True))

@@ -29,7 +29,7 @@ class Layout:
         knots: predicted cost at which each point stands, ascending, (points,).
         weights: ω, (points,).
         noise: relative standard error of fresh times, foreseen by leaving points out.
-        bias: what medians leave out of the total, relatively: the excess of disturbed steps.
+        bias: how far redrawn means lie from the logged total on average, relatively.
         imbalance: relative error to expect because the chosen shapes are not quite like the rest.
 
     Example:
@@ -206,7 +206,7 @@ def _hold_ends(ranking: Ranking, ranks: NDArray[np.int64]) -> None:
 
 def _imbalance(ranking: Ranking, ranks: NDArray[np.int64], others: NDArray[np.float64]) -> float:
     weights = point_weights(ranking, knots_of(ranking, ranks))
-    return mixed_error(weights @ np.median(others[ranks], axis=1) / len(ranking) - 1)
+    return mixed_error(weights @ others[ranks].mean(axis=1) / len(ranking) - 1)
 
 
 def _judged(
@@ -239,7 +239,7 @@ def foreseen_error(
     steps around it (each time over its predicted cost, times the point's), and every draw is judged by
     :func:`~fulgurite.callbacks.seqpoint.measured.leave_one_out`: the root of the mean sum of squares is the standard
     error. With fewer than three places no point can be left out, and the spread of the redrawn totals is it. How far
-    they lie from the logged total on average (which counts disturbed steps, where medians do not) is the bias.
+    they lie from the logged total on average is the bias.
 
     Args:
         ranking: of M iterations.
@@ -271,7 +271,7 @@ def foreseen_error(
     widths = np.maximum(borders[1:] - starts, replicates)[:, None]
     redraws = max(16, _REDRAWS // points)
     picks = starts[:, None] + (rng.random((redraws, points, replicates)) * widths).astype(np.int64)
-    values = np.median((times / costs)[picks], axis=2) * knots
+    values = (times / costs)[picks].mean(axis=2) * knots
     totals = values @ weights
     expected = float(times.sum() / costs.sum() * ranking.sums[-1])
     places, merged, means = merge(knots, weights, values)

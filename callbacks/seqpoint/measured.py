@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 Samples = tuple[tuple[float, ...], ...]
+_FAR = 4.0  # standard deviations
 
 
 def share_out(
@@ -61,14 +62,33 @@ def share_out(
     return tuple(shares)
 
 
-def medians(samples: Samples) -> NDArray[np.float64]:
-    """The median of each point's values, (points,).
+def robust_means(samples: Samples) -> NDArray[np.float64]:
+    """The mean of each point's values, with values far off pulled in, (points,).
+
+    An epoch's total holds its disturbed steps, which a median would leave out; a mean of few values would let a single
+    one decide. So values further from their point's median than four standard deviations (relative, as pooled over all
+    points by :func:`pooled_spread`) are moved to that distance first.
 
     Example:
-        >>> medians(((1.0, 9.0, 2.0), (4.0,))).tolist()
-        [2.0, 4.0]
+        >>> robust_means(((1.0, 1.01, 9.0), (2.0, 2.02, 2.01), (4.0,))).round(2).tolist()
+        [1.02, 2.01, 4.0]
     """
-    return np.array([np.median(values) for values in samples])
+    return np.array([np.mean(values) for values in pulled_in(samples)])
+
+
+def pulled_in(samples: Samples) -> Samples:
+    """The values behind :func:`robust_means`: as measured, but for those far off.
+
+    Example:
+        >>> pulled_in(((1.0, 1.0, 9.0), (2.0, 2.0)))
+        ((1.0, 1.0, 1.0), (2.0, 2.0))
+    """
+    reach = _FAR * pooled_spread(samples)
+    middles = [float(np.median(values)) for values in samples]
+    return tuple(
+        tuple(np.clip(values, middle * (1 - reach), middle * (1 + reach)).tolist())
+        for values, middle in zip(samples, middles, strict=True)
+    )
 
 
 def leave_one_out(
@@ -118,8 +138,8 @@ def half_width_interpolated(
 ) -> float:
     """Half-width of the nominal 95 % interval of a total projected by interpolation, as far as fresh times show it.
 
-    The variance is the larger of two estimates: from how replicates differ (a median over the pairs of all points, that
-    a disturbed step does not widen), and from leaving points out, which sees cost that is no straight line in predicted
+    The variance is the larger of two estimates: from how replicates differ (relative to their means, pooled over all
+    points), and from leaving points out, which sees cost that is no straight line in predicted
     cost as well. Both are estimates from few values.
 
     Args:
@@ -133,13 +153,15 @@ def half_width_interpolated(
         >>> half_width_interpolated(costs, np.ones(3), ((1.0, 1.0), (2.0, 2.0), (3.0, 3.0)), expected=0.01)
         0.0
     """
-    values = medians(samples)
+    values = robust_means(samples)
     left_out, freedom = left_out_variance(costs, weights, values)
     freedom = sum(len(v) - 1 for v in samples) or freedom
     if not freedom:
         return 1.96 * expected * float(weights @ values)
-    spread = pooled_spread(samples)
-    repeated = spread**2 * float(((weights * values) ** 2 * _median_variance(samples)).sum())
+    counts = np.array([len(v) for v in samples])
+    kept = pulled_in(samples)
+    squares = sum(float(((np.asarray(v) / mean - 1) ** 2).sum()) for v, mean in zip(kept, values, strict=True))
+    repeated = squares / max(int((counts - 1).sum()), 1) * float(((weights * values) ** 2 / counts).sum())
     return float(stdtrit(freedom, 0.975)) * math.sqrt(max(repeated, left_out))
 
 
@@ -194,12 +216,6 @@ def pooled_spread(samples: Samples) -> float:
     """
     pairs = [np.abs(np.subtract.outer(v, v))[np.triu_indices(len(v), 1)] / np.median(v) for v in samples if len(v) > 1]
     return float(np.median(np.concatenate(pairs))) / (0.6745 * math.sqrt(2)) if pairs else 0.0
-
-
-def _median_variance(samples: Samples) -> NDArray[np.float64]:
-    """Variance of the median of n normal values over that of one: 1/n up to two, then towards π/2n."""
-    counts = np.array([len(v) for v in samples])
-    return np.where(counts < 3, 1.0, 1.0 + (math.pi / 2 - 1) * (1 - 1.4 / counts)) / counts
 
 
 def half_width_stratified(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fulgurite.callbacks.seqpoint.measured import medians
+from fulgurite.callbacks.seqpoint.measured import robust_means
 from fulgurite.callbacks.seqpoint.plan import Band, Plan
 from fulgurite.callbacks.seqpoint.spans import OperatorTime
 from fulgurite.plugins.files import replacing
@@ -184,7 +184,7 @@ class _Sums:
 
 def _untraced(plan: Plan, under_profiler: Sequence[float]) -> NDArray[np.float64]:
     if plan.measured:
-        return medians(plan.measured)
+        return robust_means(plan.measured)
     seen = np.array([point.seconds for point in plan.points])
     return seen if np.isfinite(seen).all() else np.array(under_profiler)
 

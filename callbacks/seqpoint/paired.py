@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from fulgurite.callbacks.seqpoint.measured import Samples, left_out_variance, medians
+from fulgurite.callbacks.seqpoint.measured import Samples, left_out_variance, robust_means
 from fulgurite.callbacks.seqpoint.plan import Plan
 
 _RESAMPLES = 2000
@@ -39,7 +39,7 @@ def paired_spread(before: Plan, after: Plan, *, seed: int) -> float:
         return math.nan
     rng = np.random.default_rng(seed)
     weights = before.weights
-    values = medians(before.measured), medians(after.measured)
+    values = robust_means(before.measured), robust_means(after.measured)
     totals = float(weights @ values[0]), float(weights @ values[1])
     if before.selector == "audit":
         resampled, freedom = _resampled_draws(before, values, rng)
@@ -61,7 +61,7 @@ def paired_spread(before: Plan, after: Plan, *, seed: int) -> float:
 def _resampled_runs(
     before: Samples, after: Samples, values: tuple[NDArray[np.float64], NDArray[np.float64]], rng: np.random.Generator
 ) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], int]:
-    """Medians of resampled replicates, (resamples, points) for each side, and degrees of freedom."""
+    """Means of resampled replicates, (resamples, points) for each side, and degrees of freedom."""
     deviations = _deviations(before), _deviations(after)
     # The k-th run of a point is the same batch on both sides: drawn together where the runs match one to one.
     matched = [len(v) for v in before] == [len(v) for v in after]
@@ -73,7 +73,7 @@ def _resampled_runs(
         made = np.tile(value, (_RESAMPLES, 1))
         for number, mine in enumerate(samples):
             if pool.size:
-                made[:, number] *= 1 + np.median(rng.choice(pool, (_RESAMPLES, len(mine))), axis=1)
+                made[:, number] *= 1 + rng.choice(pool, (_RESAMPLES, len(mine))).mean(axis=1)
         drawn.append(np.maximum(made, 1e-3 * value))
     freedom = max(sum(len(v) - 1 for v in before), sum(len(v) - 1 for v in after))
     return (drawn[0], drawn[1]), freedom

@@ -15,7 +15,7 @@ from fulgurite.callbacks.seqpoint.measured import (
     Samples,
     half_width_interpolated,
     half_width_stratified,
-    medians,
+    robust_means,
     share_out,
 )
 from fulgurite.callbacks.seqpoint.ranking import nearest_knot
@@ -118,16 +118,16 @@ class Plan:
         explained: R² of the cost proxy, the share of the variance of step time that shape explains; ``nan`` where shape
             does not vary or no times were given.
         error: relative error to expect of a projection. ``interpolate``: root mean square, from leaving points out,
-            from disturbed steps that medians leave out, and from trying the points on other costs; ``audit``: foreseen
-            half-width of the interval; ``nan`` for ``paper``, and without times. Never an in-sample fit.
+            from how far redrawn means lie from the logged total, and from trying the points on other costs; ``audit``:
+            foreseen half-width of the interval; ``nan`` for ``paper``, and without times. Never an in-sample fit.
         refusal: why this run cannot be projected from shape, else ``None``.
         fingerprint: of the shapes, for :meth:`check`.
         length: the column used as length.
         cost: the cost proxy, for :meth:`nearest`.
         lengths: the length of each logged iteration.
         systematic: relative standard error that fresh times of the points cannot show, and that their interval takes
-            from here: how unlike the rest their shapes are, what disturbed steps cost beyond medians, and iterations
-            that were not logged.
+            from here: how unlike the rest their shapes are, how far their means lie from the logged total, and
+            iterations that were not logged.
         measured: fresh seconds per point, filled by :meth:`with_measured`, else empty.
 
     Example:
@@ -167,7 +167,9 @@ class Plan:
         return sum(len(point.runs) for point in self.points)
 
     def project(self, measured: Measured | None = None) -> Projection:
-        """The epoch's total from fresh values of the points: T̂ = Σⱼ ωⱼyⱼ, yⱼ the median of a point's values.
+        """The epoch's total from fresh values of the points: T̂ = Σⱼ ωⱼyⱼ, yⱼ the mean of a point's values.
+
+        Values far off are pulled in first, so that no single disturbed step decides.
 
         Args:
             measured: shape of each point → its seconds (or bytes, counts), one value or several. Where points share a
@@ -204,7 +206,7 @@ class Plan:
             1280.0
         """
         if isinstance(amount, Mapping):
-            amount = float(self.weights @ medians(self._shares(amount, positive=False)))
+            amount = float(self.weights @ robust_means(self._shares(amount, positive=False)))
         if not math.isfinite(amount) or amount < 0:
             raise PlanError(f"got an amount of {amount}; expected a finite number that is not negative")
         time = self.project(measured)
@@ -362,7 +364,7 @@ class Plan:
     def _project(self, samples: Samples) -> Projection:
         if self.refusal is not None:
             raise PlanError(self.refusal)
-        values = medians(samples)
+        values = robust_means(samples)
         total = float(self.weights @ values)
         if self.selector == "paper":
             return Projection(total, math.nan, math.nan)

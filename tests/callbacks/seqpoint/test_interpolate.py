@@ -100,14 +100,15 @@ def test_the_foreseen_error_is_that_of_fresh_times():
     assert np.sqrt(np.mean(np.square(foreseen))) == pytest.approx(np.sqrt(np.mean(np.square(made))), rel=0.33)
 
 
-def test_disturbed_steps_count_as_bias_and_untrusted_ones_do_not():
+def test_disturbed_steps_count_as_noise_and_untrusted_ones_do_not():
     _, costs, rng = epoch(0)
     ranking = Ranking.of(costs, rng)
     ranks = place(ranking, 7, 3, ranking.costs[:, None], rng)
     disturbed = rng.random(len(costs)) < 0.03
     seconds = costs * np.where(disturbed, 3.0, 1.0)
     noise, bias = foreseen_error(ranking, ranks, seconds, np.ones(len(costs), bool), rng)
-    assert bias == pytest.approx(-0.06, abs=0.025)
+    assert abs(bias) < 0.02
+    assert 0.03 < noise < 0.2
     noise, bias = foreseen_error(ranking, ranks, seconds, ~disturbed, rng)
     assert abs(bias) < 1e-3
     assert noise < 1e-3

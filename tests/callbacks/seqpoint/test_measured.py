@@ -9,6 +9,7 @@ from fulgurite.callbacks.seqpoint.measured import (
     leave_one_out,
     merge,
     pooled_spread,
+    robust_means,
     share_out,
 )
 
@@ -93,7 +94,7 @@ def test_the_interpolated_interval_covers_a_straight_line(replicates):
     covered = 0
     for _ in range(400):
         samples = tuple(tuple(k * rng.normal(1, 0.03, replicates)) for k in knots)
-        total = float(weights @ [np.median(s) for s in samples])
+        total = float(weights @ [np.mean(s) for s in samples])
         half = half_width_interpolated(knots, weights, samples, expected=0.01)
         covered += abs(total - float(weights @ knots)) <= half
     assert 0.9 <= covered / 400 < 1.0
@@ -119,3 +120,15 @@ def test_the_stratified_interval_is_that_of_the_note():
 def test_a_stratum_taken_whole_adds_no_variance():
     whole = half_width_stratified(np.zeros(3, int), np.full(3, 3), np.ones(3), np.array([1.0, 5.0, 9.0]))
     assert whole == 0.0
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(2.0, 1e6))
+@settings(deadline=None)
+def test_one_wild_value_moves_a_mean_little_and_ordinary_ones_are_left_alone(seed, factor):
+    rng = np.random.default_rng(seed)
+    samples = [tuple(2.0 + 0.05 * rng.uniform(-1, 1, 3)) for _ in range(9)]
+    plain = [np.mean(v) for v in samples]
+    assert robust_means(tuple(samples)) == pytest.approx(plain, rel=0.03)
+    wild = tuple([(*samples[0][:2], samples[0][2] * factor), *samples[1:]])
+    assert robust_means(wild)[0] < 2.4
+    assert robust_means(wild)[1:] == pytest.approx(plain[1:], rel=0.03)

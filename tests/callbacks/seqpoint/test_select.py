@@ -174,7 +174,7 @@ class TestNegativeControls:
             assert (point.weight, len(point.runs), len(point.indices)) == (500.0, 3, 500)
             assert np.isnan(plan.explained)
             assert plan.refusal is None
-            assert plan.project({(32, 20, 22): [0.1, 0.1, 0.3]}).total == pytest.approx(50.0)
+            assert plan.project({(32, 20, 22): [0.1, 0.1, 0.4]}).total == pytest.approx(100.0)
 
     def test_fixed_length_has_an_interval(self):
         rng = np.random.default_rng(0)
