@@ -1,0 +1,309 @@
+"""Which backend a network runs on: what each should cost, and where that is close, what it does cost."""
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fulgurite.models.sparse_network.activations import ACTIVATIONS
+from fulgurite.models.sparse_network.backends import consider_dense, measure, sparse_backend
+from fulgurite.models.sparse_network.dense import DensePlan
+from fulgurite.models.sparse_network.structure import Topology
+
+CLOSE = 4.0  # estimates nearer to each other than this are settled by timing
+_ENOUGH = 256  # samples to time at least, where so many are given
+_LONG = 0.3  # seconds for which one timed run should last at most
+_LIMITS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)  # batches at which compiled programs change their mind
+
+_CHEAP = {"identity", "relu", "relu32", "leaky_relu", "abs", "square", "hardtanh"}
+_CHEAP |= {"neat_identity", "neat_relu", "neat_lelu", "neat_abs", "neat_square", "neat_cube", "neat_clamped"}
+_CHEAP |= {"neat_hat", "neat_inv"}
+_CHEAP_IDS = sorted(ACTIVATIONS[name].id for name in _CHEAP)
+
+# One timing at a time: two at once would time each other.
+_deciding = threading.Lock()
+
+
+def _forget_lock() -> None:
+    global _deciding
+    _deciding = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a child that was forked while another thread was timing would wait for ever
+    os.register_at_fork(after_in_child=_forget_lock)
+
+Trial = Callable[[str, int], Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the cost of evaluating a network depends on, apart from the batch.
+
+    Args:
+        nodes: that are computed.
+        edges: of the compiled topology.
+        depth: levels.
+        curved: nodes whose activation takes an exponential or the like.
+        gathering: edges into nodes that do not sum.
+        dense_size: numbers in all dense matrices; None where dense is out of the question.
+        dense_pieces: pieces that dense levels' inputs are joined of.
+    """
+
+    nodes: int
+    edges: int
+    depth: int
+    curved: int
+    gathering: int
+    dense_size: int | None
+    dense_pieces: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a network runs, as far as the cost depends on it.
+
+    Args:
+        device: ``cpu``, ``cuda``, ….
+        itemsize: bytes a number.
+        threads: of the CPU.
+        tensor_cores: whether float32 products may be rounded to TF32.
+    """
+
+    device: str
+    itemsize: int = 4
+    threads: int = 1
+    tensor_cores: bool = False
+
+
+def estimate(work: Workload, machine: Machine, backend: str, batch: int, *, training: bool) -> float:
+    r"""Seconds that a batch should take; right within a factor of two or three on machines of the last years.
+
+    A sparse kernel costs :math:`E (a + c\,T)` a tile of T samples. A dense level costs its matrix product, and the
+    making of its matrix, which is what counts in small batches. Rates for the CPU come from measurements of one core
+    with AVX-512; those for GPUs are data sheets' with allowances.
+
+    Args:
+        work: of the network.
+        machine: where.
+        backend: ``cpu``, ``triton``, ``dense`` or ``reference``.
+        batch: B.
+        training: forward and backward rather than forward alone.
+
+    Returns:
+        Seconds; infinity where the backend cannot run.
+
+    Example:
+        >>> work = Workload(nodes=1024, edges=32768, depth=1, curved=0, gathering=0, dense_size=2**20, dense_pieces=1)
+        >>> cpu = Machine("cpu")
+        >>> estimate(work, cpu, "cpu", 256, training=False) < estimate(work, cpu, "dense", 256, training=False)
+        True
+    """
+    if backend == "reference":
+        once = 20e-6 * work.nodes + 2e-9 * work.edges * batch
+        return once * (3 if training else 1)
+    if backend == "dense":
+        return math.inf if work.dense_size is None else _dense(work, work.dense_size, machine, batch, training)
+    if (machine.device == "cpu") != (backend == "cpu"):
+        return math.inf
+    return (_sparse_on_cpu if backend == "cpu" else _sparse_on_gpu)(work, machine, batch, training)
+
+
+def _sparse_on_cpu(work: Workload, machine: Machine, batch: int, training: bool) -> float:
+    width = machine.itemsize / 4
+    tile = max(1, min(batch, 128))
+    tiles = math.ceil(batch / tile)
+    edges = (work.edges + 4 * work.gathering) * (1.2e-9 + 0.062e-9 * width * tile)
+    nodes = work.nodes * (4e-9 + 0.1e-9 * width * tile) + work.curved * 2e-9 * width * tile
+    one_tile = 3.7 * edges + 3 * nodes if training else edges + nodes
+    return (80e-6 if training else 30e-6) + one_tile * tiles / min(machine.threads, max(tiles, 1))
+
+
+def _sparse_on_gpu(work: Workload, machine: Machine, batch: int, training: bool) -> float:
+    products = (work.edges + 4 * work.gathering) * batch / 0.7e12 * (machine.itemsize / 4)
+    forward = 2e-6 * work.depth + products
+    return 150e-6 + 4 * forward if training else 60e-6 + forward
+
+
+def _dense(work: Workload, size: int, machine: Machine, batch: int, training: bool) -> float:
+    width = machine.itemsize / 4
+    if machine.device == "cpu":
+        flops, bandwidth, values = 120e9 * machine.threads, 12e9, 0.3e-9 * work.nodes + 1e-9 * work.curved
+        making = 0.15e-9 * width * size + 1.5e-9 * work.edges
+        calls = 15e-6 * work.depth + 5e-6 * work.dense_pieces
+    else:
+        flops = (250e12 if machine.tensor_cores else 40e12) * (1 if machine.itemsize == 4 else width)
+        bandwidth, values = 3e12, 8e-12 * work.nodes
+        making = 8e-12 * width * size + 5e-12 * work.edges
+        calls = 40e-6 * work.depth + 10e-6 * work.dense_pieces
+    product = size * max(2 * batch * width / flops, machine.itemsize / bandwidth)
+    once = product + values * width * batch / (machine.threads if machine.device == "cpu" else 1)
+    if machine.device == "cpu":
+        return 3 * once + 2 * making + 4 * calls if training else once + making + calls
+    # A GPU computes while Python issues the calls, and the slower of the two counts.
+    return max(3 * once + 2 * making, 3 * calls) if training else max(once + making, calls)
+
+
+def can_time(x: Tensor) -> bool:
+    """Whether x is numbers that can be computed with now, rather than something that records what is done to it."""
+    return (
+        type(x) is Tensor
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A backend, and why.
+
+    Args:
+        backend: the chosen one.
+        estimated: seconds by backend.
+        timed: seconds by backend, for the whole batch; empty where estimates settled it.
+        reason: in words.
+    """
+
+    backend: str
+    estimated: dict[str, float]
+    timed: dict[str, float]
+    reason: str
+
+
+class Chooser:
+    """Decides, and remembers its decisions, for one network on one device.
+
+    A decision holds for batches between two powers of two, in training or not, at one number of threads.
+
+    Args:
+        topology: of the network, on its device.
+        dtype: of its parameters.
+
+    Example:
+        >>> from fulgurite.models.sparse_network.topology import compile_topology
+        >>> topology, _ = compile_topology([(0, 1)], num_inputs=1, outputs=[1], activations=1, aggregations=0)
+        >>> decision = Chooser(topology, torch.float32).decide(8, training=False)
+        >>> decision.backend, decision.reason
+        ('cpu', 'no dense: fewer than 64 edges a level')
+    """
+
+    def __init__(self, topology: Topology, dtype: torch.dtype) -> None:
+        self.device = topology.device
+        self.sparse = sparse_backend(self.device)
+        dense = consider_dense(topology, dtype.itemsize)
+        self.plan: DensePlan | None = dense.plan
+        self.refusal = dense.refusal
+        self._itemsize = dtype.itemsize
+        summing = topology.agg_id == 0
+        self.work = Workload(
+            nodes=topology.num_nodes - topology.num_inputs,
+            edges=topology.num_edges,
+            depth=topology.depth,
+            curved=int((~torch.isin(topology.act_id, torch.tensor(_CHEAP_IDS, device=self.device))).sum()),
+            gathering=int(topology.fan_in[~summing].sum()),
+            dense_size=None if dense.plan is None else dense.plan.size,
+            dense_pieces=0 if dense.plan is None else dense.plan.pieces,
+        )
+        self._decisions: dict[tuple[int, bool, int, bool], Decision] = {}
+        # What a program compiled by torch follows: it can neither time nor look at a cache that changes.
+        self.untimed = {training: self._table(training) for training in (False, True)}
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """What ``auto`` may choose from."""
+        found = [self.sparse] if self.sparse is not None else []
+        return (*found, "dense") if self.plan is not None else tuple(found or ["reference"])
+
+    def machine(self) -> Machine:
+        """Where the network runs, as things are set now."""
+        return Machine(
+            self.device.type,
+            self._itemsize,
+            torch.get_num_threads(),
+            self.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest",
+        )
+
+    def estimates(self, batch: int, *, training: bool, backends: tuple[str, ...] | None = None) -> dict[str, float]:
+        """Seconds by backend."""
+        machine = self.machine()
+        names = self.candidates if backends is None else backends
+        return {name: estimate(self.work, machine, name, batch, training=training) for name in names}
+
+    def known(self, batch: int, *, training: bool) -> Decision | None:
+        """What was decided for such a batch, if anything was."""
+        return self._decisions.get(self._key(batch, training))
+
+    def decide(self, batch: int, *, training: bool, trial: Trial | None = None) -> Decision:
+        """Choose a backend for a batch.
+
+        Args:
+            batch: B.
+            training: forward and backward rather than forward alone.
+            trial: gives, for a backend and a number of samples, a function that runs them; None: there can be no
+                timing now, estimates decide, and the next call may think again.
+        """
+        key = self._key(batch, training)
+        decision = self._decisions.get(key)
+        if decision is not None:
+            return decision
+        estimated = self.estimates(batch, training=training)
+        ranked = sorted(estimated.values())
+        if trial is None or len(ranked) < 2 or ranked[1] > CLOSE * ranked[0] or batch == 0:
+            decision = self._settle(estimated, {})
+        else:
+            with _deciding:
+                decision = self._decisions.get(key)  # another thread may have timed meanwhile
+                if decision is None:
+                    decision = self._settle(estimated, self._time(estimated, batch, trial))
+                    self._decisions[key] = decision
+        if trial is not None and batch > 0:
+            self._decisions[key] = decision
+        return decision
+
+    def time(self, batch: int, *, training: bool, trial: Trial, backends: tuple[str, ...]) -> Decision:
+        """Time all of some backends, whatever the estimates, and decide by that."""
+        estimated = self.estimates(batch, training=training, backends=backends)
+        with _deciding:
+            timed = self._time(estimated, batch, trial)
+        chosen = {name: seconds for name, seconds in timed.items() if name in self.candidates}
+        decision = self._settle(self.estimates(batch, training=training), chosen)
+        self._decisions[self._key(batch, training)] = decision
+        return Decision(decision.backend, estimated, timed, decision.reason)
+
+    def _time(self, estimated: dict[str, float], batch: int, trial: Trial) -> dict[str, float]:
+        share = min(1.0, _LONG / max(estimated.values()))
+        samples = min(batch, max(_ENOUGH, int(batch * share)))
+        seconds = measure({name: trial(name, samples) for name in estimated}, self.device)
+        return {name: value * batch / samples for name, value in seconds.items()}
+
+    def _settle(self, estimated: dict[str, float], timed: dict[str, float]) -> Decision:
+        costs = timed or estimated
+        backend = min(costs, key=costs.__getitem__)
+        others = [name for name in costs if name != backend]
+        if not others:
+            why = f"no dense: {self.refusal}" if self.refusal else "there is no other on this device"
+        else:
+            ratio = f"{costs[others[0]] / costs[backend]:.3g}× as long"
+            what = "timed" if timed else "estimated"
+            long = ratio if math.isfinite(costs[others[0]]) else "more memory than there is"
+            why = f"{what}, {others[0]} would take {long}"
+        return Decision(backend, estimated, timed, why)
+
+    def _key(self, batch: int, training: bool) -> tuple[int, bool, int, bool]:
+        rounds = self.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+        return max(batch - 1, 0).bit_length(), training, torch.get_num_threads(), rounds
+
+    def _table(self, training: bool) -> tuple[tuple[int, str], ...]:
+        """(largest batch, backend) of ever larger batches; what comes last is for all beyond."""
+        table: list[tuple[int, str]] = []
+        for limit in _LIMITS:
+            costs = self.estimates(limit, training=training)
+            backend = min(costs, key=costs.__getitem__)
+            if table and table[-1][1] == backend:
+                table.pop()
+            table.append((limit, backend))
+        return tuple(table)

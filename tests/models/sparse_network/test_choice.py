@@ -1,0 +1,276 @@
+import copy
+import math
+import pickle
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fulgurite.models import SparseNetwork
+from fulgurite.models.sparse_network import backends, choice
+from fulgurite.models.sparse_network.choice import Chooser, Machine, Workload, can_time, estimate
+
+CPU = Machine("cpu")
+LAYER = Workload(nodes=1024, edges=2**20, depth=1, curved=0, gathering=0, dense_size=2**20, dense_pieces=1)
+
+
+def layered(width=64, layers=2, density=1.0, **options):
+    random = np.random.default_rng(0)
+    edges = [
+        (layer * width + i, (layer + 1) * width + j)
+        for layer in range(layers)
+        for i in range(width)
+        for j in range(width)
+        if random.random() < density
+    ]
+    last = layers * width
+    return SparseNetwork(edges, num_inputs=width, outputs=range(last, last + width), num_nodes=last + width, **options)
+
+
+class Stopwatch:
+    """Stands in for the clock: what each backend is to take, and a note of every timing."""
+
+    def __init__(self, monkeypatch, **seconds):
+        self.seconds, self.timings = seconds, []
+        monkeypatch.setattr(choice, "measure", self)
+
+    def __call__(self, runs, device):
+        self.timings.append(sorted(runs))
+        for run in runs.values():
+            run()
+        return {name: self.seconds[name] for name in runs}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("machine", [CPU, Machine("cuda"), Machine("cuda", tensor_cores=True)])
+def test_estimates_grow_with_the_work(machine, training):
+    sparse = "cpu" if machine.device == "cpu" else "triton"
+    for backend in (sparse, "dense", "reference"):
+        times = [estimate(LAYER, machine, backend, batch, training=training) for batch in (1, 64, 4096, 65536)]
+        assert times == sorted(times)
+        assert 0 < times[0] < times[-1] < math.inf
+    more = replace(LAYER, edges=2 * LAYER.edges)
+    assert estimate(more, machine, sparse, 4096, training=training) > estimate(
+        LAYER, machine, sparse, 4096, training=training
+    )
+    assert estimate(LAYER, machine, sparse, 0, training=training) > 0
+    other = "triton" if sparse == "cpu" else "cpu"
+    assert estimate(LAYER, machine, other, 64, training=training) == math.inf
+    assert estimate(replace(LAYER, dense_size=None), machine, "dense", 64, training=training) == math.inf
+
+
+def test_estimates_know_where_each_wins():
+    """Dense at full density and large batches; sparse at one percent; sparse where levels are many and narrow."""
+    for training in (False, True):
+        costs = {name: estimate(LAYER, CPU, name, 4096, training=training) for name in ("cpu", "dense")}
+        assert costs["dense"] < costs["cpu"]
+        thin = replace(LAYER, edges=LAYER.edges // 100)
+        costs = {name: estimate(thin, CPU, name, 256, training=training) for name in ("cpu", "dense")}
+        assert costs["cpu"] < costs["dense"]
+        deep = Workload(
+            nodes=6000, edges=50_000, depth=3000, curved=0, gathering=0, dense_size=10**6, dense_pieces=10**5
+        )
+        costs = {name: estimate(deep, CPU, name, 256, training=training) for name in ("cpu", "dense")}
+        assert 10 * costs["cpu"] < costs["dense"]
+
+
+def test_more_threads_and_wider_numbers_count():
+    def cost(machine, backend, batch=4096):
+        return estimate(LAYER, machine, backend, batch, training=False)
+
+    for backend in ("cpu", "dense"):
+        assert cost(Machine("cpu", threads=4), backend) < cost(CPU, backend)
+        assert cost(Machine("cpu", itemsize=8), backend) > cost(CPU, backend)
+    assert cost(Machine("cpu", threads=4), "cpu", batch=1) == cost(CPU, "cpu", batch=1)
+
+
+def test_close_estimates_are_timed_once_for_each_situation(monkeypatch):
+    monkeypatch.setattr(choice, "CLOSE", math.inf)
+    clock = Stopwatch(monkeypatch, cpu=2.0, dense=1.0)
+    network = layered()
+    x = torch.ones(100, 64)
+    for _ in range(3):
+        network(x)
+    assert clock.timings == [["cpu", "dense"]]
+    network(x[:70])  # between the same powers of two
+    assert len(clock.timings) == 1
+    network(x[:60])
+    assert len(clock.timings) == 2
+    with torch.no_grad():
+        network(x)
+        network(x)
+    assert len(clock.timings) == 3, "inference is another situation"
+    network.requires_grad_(False)
+    network(x)
+    assert len(clock.timings) == 3
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        network(x)
+        assert len(clock.timings) == 4
+    finally:
+        torch.set_num_threads(threads)
+    network(x[:0])
+    assert len(clock.timings) == 4
+    network.double()(x.double())
+    assert len(clock.timings) == 5
+    assert network.explain(100).inference == "dense"
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [((2.0, 1.0), "dense"), ((1.0, 2.0), "cpu"), ((1.0, math.inf), "cpu")])
+def test_the_quicker_is_used(monkeypatch, seconds, chosen):
+    monkeypatch.setattr(choice, "CLOSE", math.inf)
+    Stopwatch(monkeypatch, cpu=seconds[0], dense=seconds[1])
+    network = layered()
+    used = []
+    original = backends.evaluate_by
+
+    def noting(backend, *args):
+        used.append(backend)
+        return original(backend, *args)
+
+    monkeypatch.setattr("fulgurite.models.sparse_network.network.evaluate_by", noting)
+    network(torch.ones(32, 64))
+    assert used == ["cpu", "dense", chosen]
+    told = network.explain(32)
+    assert (told.training, told.setting) == (chosen, "auto")
+    assert told.training_reason.startswith("timed, ")
+
+
+def test_far_estimates_are_believed(monkeypatch):
+    clock = Stopwatch(monkeypatch)
+    monkeypatch.setattr(choice, "CLOSE", 1.0)
+    network = layered()
+    network(torch.ones(32, 64))
+    network.backend = "dense"
+    network(torch.ones(32, 64))
+    assert clock.timings == []
+
+
+def test_nothing_is_timed_while_a_program_is_recorded(monkeypatch):
+    monkeypatch.setattr(choice, "CLOSE", math.inf)
+    clock = Stopwatch(monkeypatch, cpu=2.0, dense=1.0)
+    network = layered()
+    x = torch.ones(32, 64)
+    torch.compile(network, fullgraph=True, backend="eager")(x)
+    torch._dynamo.reset()
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert network(mode.from_tensor(x)).shape == (32, 64)
+    seen = []
+    torch.func.grad(lambda value: seen.append(can_time(value)) or value.sum())(x)
+    assert seen == [False]
+    assert can_time(x)
+    assert clock.timings == []
+    network(x)
+    assert len(clock.timings) == 1
+
+
+def test_compiled_programs_follow_the_estimates():
+    chooser = layered(width=128).to("cpu")._chooser
+    for training in (False, True):
+        limits = [limit for limit, _ in chooser.untimed[training]]
+        assert limits == sorted(set(limits))
+        for batch in (1, 16, 4096):
+            costs = chooser.estimates(batch, training=training)
+            expected = min(costs, key=costs.__getitem__)
+            assert next(name for limit, name in chooser.untimed[training] if batch <= limit) == expected
+
+
+def test_where_dense_does_not_come_into_question(monkeypatch):
+    def refusal(network):
+        assert network._chooser.candidates == ("cpu",)
+        told = network.explain(8)
+        assert next(cost for cost in told.costs if cost.backend == "dense").estimated == math.inf
+        return told.inference_reason
+
+    assert "some nodes do not sum" in refusal(layered(aggregation={64: "max"}))
+    assert "fewer than 64 edges a level" in refusal(layered(width=4))
+    monkeypatch.setattr(backends, "_LEVELS", 1)
+    assert "more than 1 levels" in refusal(layered())
+    monkeypatch.undo()
+    monkeypatch.setattr(backends, "DENSE_BYTES", 2 * 64 * 64 * 4)
+    assert layered()._chooser.candidates == ("cpu", "dense")
+    monkeypatch.setattr(backends, "DENSE_BYTES", 2 * 64 * 64 * 4 - 1)
+    assert "its matrices would take" in refusal(layered())
+
+
+def test_several_threads_time_once(monkeypatch):
+    monkeypatch.setattr(choice, "CLOSE", math.inf)
+    clock = Stopwatch(monkeypatch, cpu=2.0, dense=1.0)
+    network = layered()
+    x = torch.ones(32, 64)
+    barrier = threading.Barrier(4)
+
+    def run():
+        barrier.wait()
+        network(x)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(clock.timings) == 1
+
+
+def test_decisions_are_copied_and_pickled_but_not_kept_when_edges_change(monkeypatch):
+    monkeypatch.setattr(choice, "CLOSE", math.inf)
+    clock = Stopwatch(monkeypatch, cpu=2.0, dense=1.0)
+    network = layered()
+    x = torch.ones(32, 64)
+    network(x)
+    copy.deepcopy(network)(x)
+    pickle.loads(pickle.dumps(network))(x)
+    assert len(clock.timings) == 1
+    network.replace_edges(network.edges[1:], network.weight[1:])
+    network(x)
+    assert len(clock.timings) == 2
+
+
+def test_large_batches_are_timed_on_a_part(monkeypatch):
+    samples = []
+
+    def watch(runs, device):
+        return dict.fromkeys(runs, 1.0)
+
+    monkeypatch.setattr(choice, "measure", watch)
+
+    def trial(name, count):
+        samples.append(count)
+        return lambda: None
+
+    chooser = layered(width=256)._chooser
+    decision = chooser.time(10**7, training=True, trial=trial, backends=("cpu", "dense"))
+    assert len(set(samples)) == 1
+    assert 256 <= samples[0] < 10**6
+    assert decision.timed["cpu"] == pytest.approx(1e7 / samples[0])
+
+
+def test_measuring(monkeypatch):
+    calls = []
+
+    def memory():
+        calls.append("memory")
+        raise torch.OutOfMemoryError
+
+    seconds = backends.measure({"quick": lambda: calls.append("quick"), "memory": memory}, torch.device("cpu"))
+    assert 0 < seconds["quick"] < 1
+    assert seconds["memory"] == math.inf
+    assert calls[:2] == ["quick", "memory"]
+    assert calls.count("quick") >= 3, "the first is not counted"
+
+    def fails():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        backends.measure({"fails": fails}, torch.device("cpu"))
+
+
+def test_an_untraced_device_has_the_reference_alone():
+    assert backends.sparse_backend(torch.device("cpu")) == "cpu"
+    assert backends.sparse_backend(torch.device("cuda")) == "triton"
+    assert backends.sparse_backend(torch.device("meta")) is None
+    network = layered(width=4)
+    assert isinstance(network._chooser, Chooser)
