@@ -1,0 +1,169 @@
+"""Trains a classifier of flat inputs, dense or sparse, and measures it."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
+
+from fulgurite.models.sparse_network.restore import room_for_sparse
+
+OptimizerName = Literal["adam", "adamw", "sgd"]
+Batch = tuple[Tensor, Tensor]
+
+_STAGES = ("train", "val", "test")
+
+
+class SparseClassifier(LightningModule):
+    r"""Trains a network by cross-entropy, be it dense, sparse, or one that becomes sparse in training.
+
+    A batch is (inputs (B, …), labels (B,) int64). The network gives logits (B, C); of two classes it may give one
+    logit (B, 1), that of class 1. The loss of a row is
+
+    .. math:: -\log \mathrm{softmax}(z)_y.
+
+    Logged, over all ranks: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``test/loss``,
+    ``test/accuracy``; accuracy is the share of rows whose largest logit is the label's.
+
+    A checkpoint of a network that became sparse loads into a module that still has the dense one: the sparse network
+    is built from the checkpoint. LightningCLI's ``optimizer`` and ``lr_scheduler`` replace the module's own.
+
+    Args:
+        network: the network; ``None`` if a callback such as
+            :class:`~fulgurite.callbacks.neat_evolution.NeatEvolution` puts one in before training.
+        num_classes: C.
+        learning_rate: of the optimizer; under a ``cosine`` schedule, at the start.
+        optimizer: ``adam``, ``adamw`` or ``sgd`` (momentum 0.9).
+        weight_decay: of the optimizer.
+        schedule: ``cosine``: the rate falls to 0 over the run; ``constant``: it stays.
+
+    Raises:
+        ValueError: an option out of range; outputs of another width than the classes need.
+
+    Example:
+        >>> from fulgurite.models import SparseNetwork
+        >>> network = SparseNetwork([[0, 3], [1, 3], [2, 4]], num_inputs=3, outputs=[3, 4], activation="identity")
+        >>> classifier = SparseClassifier(network, num_classes=2)
+        >>> classifier(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    network: nn.Module | None
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        *,
+        num_classes: int,
+        learning_rate: float = 1e-3,
+        optimizer: OptimizerName = "adam",
+        weight_decay: float = 0.0,
+        schedule: Literal["cosine", "constant"] = "constant",
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"got num_classes={num_classes}; want at least 2")
+        if not learning_rate > 0:
+            raise ValueError(f"got learning_rate={learning_rate}; want more than 0")
+        if optimizer not in ("adam", "adamw", "sgd"):
+            raise ValueError(f"got optimizer={optimizer!r}; choose from adam, adamw, sgd")
+        if schedule not in ("cosine", "constant"):
+            raise ValueError(f"got schedule={schedule!r}; choose from cosine, constant")
+        self.save_hyperparameters(ignore=["network"])
+        if "_instantiator" in self.hparams:  # LightningCLI gave the network's plain config, which can rebuild it
+            self.save_hyperparameters()
+        self.network = network
+        room_for_sparse(self, "network")
+        self.num_classes = num_classes
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self._optimizer_name = optimizer
+        self._schedule = schedule
+        self.accuracy = nn.ModuleDict(
+            {f"{stage}_accuracy": MulticlassAccuracy(num_classes, average="micro") for stage in _STAGES}
+        )
+        self.mean_loss = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in _STAGES[1:]})
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the logits (B, C) of inputs (B, …)."""
+        if self.network is None:
+            raise ValueError(
+                "SparseClassifier has no network yet: give it one, or a callback that makes one, such as NeatEvolution"
+            )
+        logits = self.network(x)
+        if self.num_classes == 2 and logits.ndim == 2 and logits.shape[1] == 1:
+            return torch.cat([torch.zeros_like(logits), logits], dim=1)
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"the network gave {tuple(logits.shape)} for inputs {tuple(x.shape)}; "
+                f"want ({len(x)}, {self.num_classes}): a logit for each class"
+            )
+        return logits
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give the loss to descend, and log it."""
+        return self._step(batch, "train")
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._step(batch, "val")
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._step(batch, "test")
+
+    @override
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Give the class of each row, (B,)."""
+        return self(batch if isinstance(batch, Tensor) else batch[0]).argmax(dim=1)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """Give the optimizer, and with it the schedule of its rate; see the class."""
+        options = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        parameters = self.parameters()
+        optimizer: torch.optim.Optimizer
+        if self._optimizer_name == "adam":
+            optimizer = torch.optim.Adam(parameters, **options)
+        elif self._optimizer_name == "adamw":
+            optimizer = torch.optim.AdamW(parameters, **options)
+        else:
+            optimizer = torch.optim.SGD(parameters, momentum=0.9, **options)
+        if self._schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._cosine)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _cosine(self, step: int) -> float:
+        # The number of steps is not asked for before the first: counting them starts the loader, whose order a resumed
+        # run would then draw before RandomState has put back the random numbers.
+        if step == 0:
+            return 1.0
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ValueError("schedule='cosine' needs the end of the run: give Trainer(max_epochs=…) or max_steps")
+        return 0.5 * (1 + math.cos(math.pi * min(step, steps) / max(1, steps)))
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        x, labels = batch
+        logits = self(x)
+        loss = functional.cross_entropy(logits, labels)
+        accuracy = self.accuracy[f"{stage}_accuracy"]
+        accuracy.update(logits.detach(), labels)
+        seldom = {"on_step": False, "on_epoch": True, "batch_size": len(x)}
+        self.log(f"{stage}/accuracy", accuracy, prog_bar=stage != "train", **seldom)
+        if stage == "train":
+            self.log("train/loss", loss, prog_bar=True, batch_size=len(x))
+        else:
+            self.mean_loss[f"{stage}_loss"].update(loss, weight=len(x))
+            self.log(f"{stage}/loss", self.mean_loss[f"{stage}_loss"], **seldom)
+        return loss
