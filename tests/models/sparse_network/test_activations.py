@@ -33,7 +33,8 @@ def test_derivative_is_autograds(name):
     y = entry.function(z)
     (expected,) = torch.autograd.grad(y.sum(), z)
     got = entry.derivative((z if entry.needs_input else y).detach())
-    tolerance = 2.1e-9 if name == "softplus" else 1e-14
+    clamped = name.startswith("neat_") and entry.needs_input  # where its bounds show, slopes may be tiny
+    tolerance = 2.1e-9 if name == "softplus" else 0.0 if clamped else 1e-14
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=tolerance)
 
 

@@ -214,7 +214,7 @@ def test_bad_graphs_are_named(options, message):
         compiled(**{"edges": [(0, 2), (1, 3), (2, 3)], **options})
 
 
-def test_a_million_edges_are_compiled_by_no_python_loop():
+def test_no_python_loop_runs_over_edges_or_nodes():
     """Counted, not timed: the interpreter runs as many lines for many edges as for few."""
 
     def lines(num_edges):
@@ -241,4 +241,4 @@ def test_a_million_edges_are_compiled_by_no_python_loop():
             sys.settrace(before)
         return count
 
-    assert 0 < lines(1_000_000) == lines(20)
+    assert 0 < lines(200_000) == lines(20)
