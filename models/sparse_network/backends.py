@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -141,7 +141,9 @@ def matching(x: Tensor, weight: Tensor, backend: str) -> Tensor:
     return x.to(weight.dtype)
 
 
-def measure(runs: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
+def measure(
+    runs: Mapping[str, Callable[[], object]], device: torch.device, *, warm: Iterable[Callable[[], object]] = ()
+) -> dict[str, float]:
     """Time some functions in turn, and give the best seconds of each; infinity where memory did not suffice.
 
     They run in a thread of their own, which takes none of the caller's settings with it: hooks on saved tensors,
@@ -150,6 +152,7 @@ def measure(runs: Mapping[str, Callable[[], object]], device: torch.device) -> d
     Args:
         runs: name and function.
         device: to wait for after each.
+        warm: functions to run before, untimed.
 
     Example:
         >>> seconds = measure({"sum": lambda: sum(range(10_000)), "nothing": lambda: None}, torch.device("cpu"))
@@ -171,8 +174,8 @@ def measure(runs: Mapping[str, Callable[[], object]], device: torch.device) -> d
     def work() -> None:
         try:
             _wait_for(device)
-            for name in runs:  # compiles what is compiled on a first call
-                once(name)
+            for run in warm:
+                run()
             begin = time.perf_counter()
             for number in range(_ROUNDS):
                 for name in runs:

@@ -11,18 +11,22 @@ from torch import Tensor
 
 from fulgurite.models.sparse_network.activations import ACTIVATIONS
 from fulgurite.models.sparse_network.backends import consider_dense, measure, sparse_backend
+from fulgurite.models.sparse_network.cpu import tile_shape
 from fulgurite.models.sparse_network.dense import DensePlan
 from fulgurite.models.sparse_network.structure import Topology
 
 CLOSE = 4.0  # estimates nearer to each other than this are settled by timing
-_ENOUGH = 256  # samples to time at least, where so many are given
-_LONG = 0.3  # seconds for which one timed run should last at most
+_ENOUGH = (
+    1024  # samples to time at least, where so many are given: with fewer, the dense product is not yet at its best
+)
+_LONG = 0.3  # seconds that one timed run of more than those may last
+_WARM = 64  # samples to begin with, which compiles what is compiled on a first call
 _LIMITS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)  # batches at which compiled programs change their mind
 
 _CHEAP = {"identity", "relu", "relu32", "leaky_relu", "abs", "square", "hardtanh"}
 _CHEAP |= {"neat_identity", "neat_relu", "neat_lelu", "neat_abs", "neat_square", "neat_cube", "neat_clamped"}
 _CHEAP |= {"neat_hat", "neat_inv"}
-_CHEAP_IDS = sorted(ACTIVATIONS[name].id for name in _CHEAP)
+_CURVED = torch.tensor([name not in _CHEAP for name in ACTIVATIONS])  # by id
 
 # One timing at a time: two at once would time each other.
 _deciding = threading.Lock()
@@ -113,12 +117,12 @@ def estimate(work: Workload, machine: Machine, backend: str, batch: int, *, trai
 
 
 def _sparse_on_cpu(work: Workload, machine: Machine, batch: int, training: bool) -> float:
-    width = machine.itemsize / 4
-    tile = max(1, min(batch, 128))
-    tiles = math.ceil(batch / tile)
-    edges = (work.edges + 4 * work.gathering) * (1.2e-9 + 0.062e-9 * width * tile)
-    nodes = work.nodes * (4e-9 + 0.1e-9 * width * tile) + work.curved * 2e-9 * width * tile
-    one_tile = 3.7 * edges + 3 * nodes if training else edges + nodes
+    tiles, tile = tile_shape(batch)
+    lanes = min(tile, batch) * machine.itemsize / 4
+    edge = 1.2e-9 + 0.062e-9 * lanes
+    edges = (work.edges + 4 * work.gathering) * (max(3.7 * edge, 11e-9) if training else edge)
+    nodes = work.nodes * (60e-9 + 1.4e-9 * lanes) + work.curved * 2e-9 * lanes
+    one_tile = edges + (3 * nodes if training else nodes)
     return (80e-6 if training else 30e-6) + one_tile * tiles / min(machine.threads, max(tiles, 1))
 
 
@@ -198,19 +202,21 @@ class Chooser:
         self.plan: DensePlan | None = dense.plan
         self.refusal = dense.refusal
         self._itemsize = dtype.itemsize
-        summing = topology.agg_id == 0
         self.work = Workload(
             nodes=topology.num_nodes - topology.num_inputs,
             edges=topology.num_edges,
             depth=topology.depth,
-            curved=int((~torch.isin(topology.act_id, torch.tensor(_CHEAP_IDS, device=self.device))).sum()),
-            gathering=int(topology.fan_in[~summing].sum()),
+            curved=int(_CURVED[topology.act_id.cpu()].sum()),
+            gathering=int(topology.fan_in[topology.agg_id != 0].sum()),
             dense_size=None if dense.plan is None else dense.plan.size,
             dense_pieces=0 if dense.plan is None else dense.plan.pieces,
         )
         self._decisions: dict[tuple[int, bool, int, bool], Decision] = {}
         # What a program compiled by torch follows: it can neither time nor look at a cache that changes.
         self.untimed = {training: self._table(training) for training in (False, True)}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Chooser":
+        return self  # what is decided for a topology holds for its copies
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -277,7 +283,8 @@ class Chooser:
     def _time(self, estimated: dict[str, float], batch: int, trial: Trial) -> dict[str, float]:
         share = min(1.0, _LONG / max(estimated.values()))
         samples = min(batch, max(_ENOUGH, int(batch * share)))
-        seconds = measure({name: trial(name, samples) for name in estimated}, self.device)
+        warm = [trial(name, min(_WARM, samples)) for name in estimated]
+        seconds = measure({name: trial(name, samples) for name in estimated}, self.device, warm=warm)
         return {name: value * batch / samples for name, value in seconds.items()}
 
     def _settle(self, estimated: dict[str, float], timed: dict[str, float]) -> Decision:
@@ -299,6 +306,8 @@ class Chooser:
 
     def _table(self, training: bool) -> tuple[tuple[int, str], ...]:
         """(largest batch, backend) of ever larger batches; what comes last is for all beyond."""
+        if len(self.candidates) == 1:
+            return ((_LIMITS[-1], self.candidates[0]),)
         table: list[tuple[int, str]] = []
         for limit in _LIMITS:
             costs = self.estimates(limit, training=training)

@@ -66,7 +66,9 @@ class Definition:
         return self  # never changed, only replaced
 
     def to(self, device: torch.device | str) -> "Definition":
-        """The same definition with its tensors on a device."""
+        """The same definition with its tensors on a device; itself where they are there already."""
+        if torch.device(device) == self.topology.device:
+            return self
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor | Topology)

@@ -426,9 +426,9 @@ def test_autos_timing_does_not_show_in_the_caller(monkeypatch):
 def watched(timed):
     from fulgurite.models.sparse_network.backends import measure
 
-    def measuring(runs, device):
+    def measuring(runs, device, warm):
         timed.append(sorted(runs))
-        return measure(runs, device)
+        return measure(runs, device, warm=warm)
 
     return measuring
 
