@@ -57,12 +57,11 @@ def from_sequential(module: nn.Module, *, num_inputs: int | None = None, **optio
         >>> torch.allclose(net(x), model(x), atol=1e-6)
         True
     """
-    graph, root = _trace(module)
-    tensors = [*root.parameters(), *root.buffers()]
+    tensors = [*module.parameters(), *module.buffers()]
     example = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     dtype = example.dtype if example.dtype in (torch.float32, torch.float64) else torch.float32
     with torch.no_grad():
-        wired = TracedModule(graph, root, dtype=dtype).read(num_inputs)
+        wired = _traced(module, dtype).read(num_inputs)
     net = SparseNetwork(
         wired.edges,
         num_inputs=wired.num_inputs,
@@ -95,14 +94,14 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
 
-def _trace(module: nn.Module) -> tuple[fx.Graph, nn.Module]:
+def _traced(module: nn.Module, dtype: torch.dtype) -> TracedModule:
     tracer = _Tracer()
     # A layer on its own would be traced into, past its pruning mask.
     root = nn.Sequential(module) if tracer.is_leaf_module(module, "") else module
-    # Pruned modules renew their weight when called, and tracing calls them: it would leave its stand-ins behind.
+    # Tracing calls the module, which may set attributes: pruned ones renew their weight, and would keep a stand-in.
     attributes = [(part, dict(part.__dict__)) for part in root.modules()]
     try:
-        return tracer.trace(root), root
+        return TracedModule(tracer.trace(root), root, dtype=dtype)
     except Exception as error:  # whatever the user's forward raises when it is given a stand-in
         raise ValueError(
             f"{type(module).__name__} cannot be traced by torch.fx ({error}); its forward may use its input in the "

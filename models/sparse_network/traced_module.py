@@ -73,10 +73,11 @@ class TracedModule:
 
     def __init__(self, graph: fx.Graph, root: nn.Module, *, dtype: torch.dtype = torch.float32) -> None:
         self.graph = graph
-        self.root = root
         self.modules = dict(root.named_modules())
         self.dtype = dtype
-        self.values: dict[fx.Node, Any] = {}
+        # Read at once: tracing leaves the constants that forward makes in root, where they do not stay.
+        attributes = [node for node in graph.nodes if node.op == "get_attr"]
+        self.values: dict[fx.Node, Any] = {node: operator.attrgetter(str(node.target))(root) for node in attributes}
 
     def read(self, num_inputs: int | None = None) -> Wired:
         """Read the whole graph.
@@ -111,11 +112,9 @@ class TracedModule:
         return required[0]
 
     def _compute_constants(self) -> None:
-        """Attributes, and what is made of them: masks times weights."""
+        """What is made of attributes alone: masks times weights."""
         for node in self.graph.nodes:
-            if node.op == "get_attr":
-                self.values[node] = operator.attrgetter(str(node.target))(self.root)
-            elif node.op.startswith("call") and all(needed in self.values for needed in node.all_input_nodes):
+            if node.op.startswith("call") and all(needed in self.values for needed in node.all_input_nodes):
                 self.values[node] = self._function(node)(*self._filled_in(node.args), **self._filled_in(node.kwargs))
 
     def _width(self, source: fx.Node) -> int:
@@ -197,7 +196,8 @@ class TracedModule:
             raise self._unsupported(node, str(error)) from error
         parts = moved if isinstance(moved, tuple | list) else (moved,)
         for part in parts:
-            if not isinstance(part, Tensor) or part.dim() != 2 or len(part) != 2 or not torch.equal(part[0], part[1]):
+            numbers = isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 2
+            if not numbers or len(part) != 2 or not torch.equal(part[0], part[1]):
                 raise self._unsupported(node, "does not keep samples apart, or gives other than (batch, features)")
         found = tuple(_Features(part[0]) for part in parts)
         return found if isinstance(moved, tuple | list) else found[0]
@@ -206,7 +206,10 @@ class TracedModule:
         """An activation, told by what it does to numbers: arguments may make it another than its name says."""
         points = torch.linspace(-50, 50, 4001, dtype=torch.float64)
         given = points.clone()
-        got = self._function(node)(given, *args[1:], **kwargs)
+        try:
+            got = self._function(node)(given, *args[1:], **kwargs)
+        except (RuntimeError, TypeError) as error:
+            raise self._unsupported(node, str(error)) from error
         for name in candidates:
             if torch.allclose(got, ACTIVATIONS[name].function(points), rtol=1e-7, atol=1e-12):
                 made = _Features(self.wiring.elementwise(args[0].nodes, name))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fulgurite.models.sparse_network import TopologyError
+from fulgurite.models.sparse_network import SparseNetwork, TopologyError
 from fulgurite.models.sparse_network.genome import from_genome, genome_update
 
 neat = pytest.importorskip("neat")
@@ -136,7 +136,7 @@ def test_recurrent_genomes_by_steps(seed):
     for row in x.tolist():
         recurrent.reset()
         expected.append([recurrent.activate(row) for _ in range(steps)][-1])
-    net = from_genome(genome, config, steps=steps, dtype=torch.float64)
+    net = SparseNetwork.from_genome(genome, config, steps=steps, dtype=torch.float64)
     np.testing.assert_allclose(net(x).detach().numpy(), expected, rtol=1e-6, atol=1e-8)
 
 

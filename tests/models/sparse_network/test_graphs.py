@@ -39,7 +39,9 @@ def networks(draw):
 @settings(deadline=None, max_examples=40)
 @given(net=networks(), seed=st.integers(0, 2**32 - 1))
 def test_there_and_back(net, seed):
-    again = from_networkx(to_networkx(net), dtype=torch.float64, **({"bias": False} if net.bias is None else {}))
+    again = SparseNetwork.from_networkx(
+        net.to_networkx(), dtype=torch.float64, **({"bias": False} if net.bias is None else {})
+    )
     x = torch.randn(3, net.num_inputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     torch.testing.assert_close(again(x), net(x), rtol=0, atol=0)
     assert torch.equal(again.edges, net.edges)
@@ -154,7 +156,7 @@ def test_equals_the_product_of_its_matrices(seed, widths, kinds):
     matrices, biases = layers(seed, widths)
     given_matrices = [FORMATS[kind](matrix) for kind, matrix in zip(kinds, matrices, strict=False)]
     names = ["tanh"] * (len(matrices) - 1) + ["identity"]
-    net = from_csr(given_matrices, biases=biases, activation=names, dtype=torch.float64)
+    net = SparseNetwork.from_csr(given_matrices, biases=biases, activation=names, dtype=torch.float64)
     y = x = torch.randn(4, widths[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     for matrix, bias, name in zip(matrices, biases, names, strict=True):
         y = ACTIVATIONS[name].function(y @ torch.from_numpy(matrix).T + torch.from_numpy(bias))

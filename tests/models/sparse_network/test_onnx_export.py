@@ -22,7 +22,7 @@ def run(path, x):
 
 def check(net, x, folder, **tolerances):
     path = folder / "net.onnx"
-    to_onnx(net, path)
+    net.to_onnx(path)
     with torch.no_grad():
         expected = net(x).float().numpy()
     np.testing.assert_allclose(run(path, x), expected, **({"rtol": 1e-5, "atol": 1e-5} | tolerances))

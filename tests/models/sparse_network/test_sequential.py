@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
+from fulgurite.models.sparse_network import SparseNetwork
 from fulgurite.models.sparse_network.sequential import from_sequential
 
 
@@ -76,6 +77,15 @@ class Masked(nn.Module):
         return functional.linear(x, self.weight * self.mask, self.bias) * scale
 
 
+class Constants(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.layer(x) * torch.tensor([1.0, -2.0, 3.0]) + torch.ones(3).cumsum(0)
+
+
 class Image(nn.Module):
     def __init__(self):
         super().__init__()
@@ -107,6 +117,7 @@ MODULES = {
     "arithmetic": Arithmetic,
     "in_place": InPlace,
     "masked": Masked,
+    "constants": Constants,
     "weight_norm": lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 4)), nn.Softplus()),
 }
 
@@ -122,7 +133,7 @@ def test_equals_the_module(name, pruned):
             if layer.bias is not None:
                 prune.random_unstructured(layer, "bias", amount=0.5)
     x = torch.randn(7, 6, dtype=torch.float64)
-    net = from_sequential(module)
+    net = SparseNetwork.from_sequential(module)
     torch.testing.assert_close(net(x), module(x), rtol=1e-10, atol=1e-12)
     assert net.weight.dtype == torch.float64
 

@@ -88,6 +88,16 @@ class BatchBeside(TwoOutputs):
         return torch.cat([self.layer(x), x])
 
 
+class WithAConstant(TwoOutputs):
+    def forward(self, x):
+        return torch.cat([self.layer(x), torch.ones(2, 1)], dim=1)
+
+
+class ClampedByFeatures(TwoOutputs):
+    def forward(self, x):
+        return self.layer(x).clamp(torch.zeros(3), torch.ones(3))
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
@@ -95,6 +105,8 @@ class BatchBeside(TwoOutputs):
         (TwoOutputs(), "returns tuple; want one tensor of features"),
         (Branching(), "Branching cannot be traced by torch.fx .*supported only, not in conditions"),
         (OverTheBatch(), "depends on the size of the batch"),
+        (WithAConstant(), "does not keep samples apart"),
+        (ClampedByFeatures(), r"clamp \(clamp in the module\) cannot become nodes and edges: "),
         (FirstSample(), "does not keep samples apart"),
         (BatchBeside(), "does not keep samples apart"),
         (nn.Sequential(nn.ReLU()), "does not tell how many features its input has; pass num_inputs="),
