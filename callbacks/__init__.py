@@ -4,14 +4,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fulgurite.callbacks.graph_challenge import GraphChallenge as GraphChallenge
+    from fulgurite.callbacks.neat_evolution import NeatEvolution as NeatEvolution
+    from fulgurite.callbacks.prune_to_sparse import PruneToSparse as PruneToSparse
     from fulgurite.callbacks.random_state import RandomState as RandomState
     from fulgurite.callbacks.seqpoint.callback import SeqPoint as SeqPoint
+    from fulgurite.callbacks.sparse_evolution import SparseEvolution as SparseEvolution
 
 _HOMES = {
+    "GraphChallenge": "fulgurite.callbacks.graph_challenge",
+    "NeatEvolution": "fulgurite.callbacks.neat_evolution",
+    "PruneToSparse": "fulgurite.callbacks.prune_to_sparse",
     "RandomState": "fulgurite.callbacks.random_state",
     "SeqPoint": "fulgurite.callbacks.seqpoint.callback",
+    "SparseEvolution": "fulgurite.callbacks.sparse_evolution",
 }
-__all__ = ["RandomState", "SeqPoint"]
+__all__ = [
+    "GraphChallenge",
+    "NeatEvolution",
+    "PruneToSparse",
+    "RandomState",
+    "SeqPoint",
+    "SparseEvolution",
+]
 
 
 def __getattr__(name: str) -> object:

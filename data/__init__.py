@@ -7,17 +7,29 @@ if TYPE_CHECKING:
     from fulgurite.data.gettext_translation import GettextTranslation as GettextTranslation
     from fulgurite.data.length_batches import LengthBatchSampler as LengthBatchSampler
     from fulgurite.data.length_batches import padded_shapes as padded_shapes
+    from fulgurite.data.mnist_sample import MnistSample as MnistSample
+    from fulgurite.data.scikit_sample import ScikitSample as ScikitSample
     from fulgurite.data.speech_folder import SpeechFolder as SpeechFolder
     from fulgurite.data.tone_speech import write_librispeech as write_librispeech
 
 _HOMES = {
     "GettextTranslation": "fulgurite.data.gettext_translation",
     "LengthBatchSampler": "fulgurite.data.length_batches",
+    "MnistSample": "fulgurite.data.mnist_sample",
+    "ScikitSample": "fulgurite.data.scikit_sample",
     "SpeechFolder": "fulgurite.data.speech_folder",
     "padded_shapes": "fulgurite.data.length_batches",
     "write_librispeech": "fulgurite.data.tone_speech",
 }
-__all__ = ["GettextTranslation", "LengthBatchSampler", "SpeechFolder", "padded_shapes", "write_librispeech"]
+__all__ = [
+    "GettextTranslation",
+    "LengthBatchSampler",
+    "MnistSample",
+    "ScikitSample",
+    "SpeechFolder",
+    "padded_shapes",
+    "write_librispeech",
+]
 
 
 def __getattr__(name: str) -> object:

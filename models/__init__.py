@@ -4,6 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fulgurite.models.sparse_network.classifier import SparseClassifier as SparseClassifier
+    from fulgurite.models.sparse_network.network import SparseNetwork as SparseNetwork
+    from fulgurite.models.sparse_network.population import SparsePopulation as SparsePopulation
     from fulgurite.models.speech.deepspeech import DeepSpeech2 as DeepSpeech2
     from fulgurite.models.speech.module import SpeechRecognizer as SpeechRecognizer
     from fulgurite.models.translation.module import Translator as Translator
@@ -11,13 +14,25 @@ if TYPE_CHECKING:
     from fulgurite.models.translation.transformer import TranslationTransformer as TranslationTransformer
 
 _HOMES = {
-    "GNMT": "fulgurite.models.translation.rnn",
     "DeepSpeech2": "fulgurite.models.speech.deepspeech",
+    "GNMT": "fulgurite.models.translation.rnn",
+    "SparseClassifier": "fulgurite.models.sparse_network.classifier",
+    "SparseNetwork": "fulgurite.models.sparse_network.network",
+    "SparsePopulation": "fulgurite.models.sparse_network.population",
     "SpeechRecognizer": "fulgurite.models.speech.module",
     "TranslationTransformer": "fulgurite.models.translation.transformer",
     "Translator": "fulgurite.models.translation.module",
 }
-__all__ = ["GNMT", "DeepSpeech2", "SpeechRecognizer", "TranslationTransformer", "Translator"]
+__all__ = [
+    "GNMT",
+    "DeepSpeech2",
+    "SparseClassifier",
+    "SparseNetwork",
+    "SparsePopulation",
+    "SpeechRecognizer",
+    "TranslationTransformer",
+    "Translator",
+]
 
 
 def __getattr__(name: str) -> object:

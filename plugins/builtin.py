@@ -21,3 +21,24 @@ SEQPOINT = Plugin(
     modules=("fulgurite.callbacks", "fulgurite.data", "fulgurite.models"),
     commands="fulgurite.recipes.seqpoint.commands:main",
 )
+
+SPARSE_NETWORK = Plugin(
+    name="sparse_network",
+    summary="any acyclic network (pruned, evolved) as one fast trainable layer",
+    paper="Gajurel, Louis and Harris, GPU Acceleration of Sparse Neural Networks, 2020, arXiv:2005.04347",
+    components={
+        "DenseMLP": "fulgurite.models.sparse_network.layered:DenseMLP",
+        "GraphChallenge": "fulgurite.callbacks.graph_challenge:GraphChallenge",
+        "MnistSample": "fulgurite.data.mnist_sample:MnistSample",
+        "NeatEvolution": "fulgurite.callbacks.neat_evolution:NeatEvolution",
+        "PruneToSparse": "fulgurite.callbacks.prune_to_sparse:PruneToSparse",
+        "RadixClassifier": "fulgurite.models.sparse_network.layered:RadixClassifier",
+        "ScikitSample": "fulgurite.data.scikit_sample:ScikitSample",
+        "SparseClassifier": "fulgurite.models.sparse_network.classifier:SparseClassifier",
+        "SparseEvolution": "fulgurite.callbacks.sparse_evolution:SparseEvolution",
+        "SparseMLP": "fulgurite.models.sparse_network.layered:SparseMLP",
+        "SparseNetwork": "fulgurite.models.sparse_network.network:SparseNetwork",
+    },
+    recipes="fulgurite.recipes.sparse_network",
+    modules=("fulgurite.callbacks", "fulgurite.data", "fulgurite.models"),
+)
