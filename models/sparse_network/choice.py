@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fulgurite.models.sparse_network.activations import ACTIVATIONS
-from fulgurite.models.sparse_network.backends import consider_dense, measure, sparse_backend
+from fulgurite.models.sparse_network.backends import Dense, consider_dense, measure, sparse_backend
 from fulgurite.models.sparse_network.cpu import tile_shape
 from fulgurite.models.sparse_network.dense import DensePlan
 from fulgurite.models.sparse_network.structure import Topology
@@ -26,7 +26,7 @@ _LIMITS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)  # batches at which comp
 _CHEAP = {"identity", "relu", "relu32", "leaky_relu", "abs", "square", "hardtanh"}
 _CHEAP |= {"neat_identity", "neat_relu", "neat_lelu", "neat_abs", "neat_square", "neat_cube", "neat_clamped"}
 _CHEAP |= {"neat_hat", "neat_inv"}
-_CURVED = torch.tensor([name not in _CHEAP for name in ACTIVATIONS])  # by id
+_CURVED = torch.tensor([name not in _CHEAP for name in ACTIVATIONS], device="cpu")  # by id
 
 # One timing at a time: two at once would time each other.
 _deciding = threading.Lock()
@@ -186,6 +186,7 @@ class Chooser:
     Args:
         topology: of the network, on its device.
         dtype: of its parameters.
+        plan: of a network that is to be dense, whether that is worth considering or not.
 
     Example:
         >>> from fulgurite.models.sparse_network.topology import compile_topology
@@ -195,10 +196,10 @@ class Chooser:
         ('cpu', 'no dense: fewer than 64 edges a level')
     """
 
-    def __init__(self, topology: Topology, dtype: torch.dtype) -> None:
+    def __init__(self, topology: Topology, dtype: torch.dtype, plan: DensePlan | None = None) -> None:
         self.device = topology.device
         self.sparse = sparse_backend(self.device)
-        dense = consider_dense(topology, dtype.itemsize)
+        dense = consider_dense(topology, dtype.itemsize) if plan is None else Dense(plan, "")
         self.plan: DensePlan | None = dense.plan
         self.refusal = dense.refusal
         self._itemsize = dtype.itemsize
@@ -305,7 +306,7 @@ class Chooser:
         return max(batch - 1, 0).bit_length(), training, torch.get_num_threads(), rounds
 
     def _table(self, training: bool) -> tuple[tuple[int, str], ...]:
-        """(largest batch, backend) of ever larger batches; what comes last is for all beyond."""
+        """(largest batch, backend) of ever larger batches; what comes last holds for all beyond, too."""
         if len(self.candidates) == 1:
             return ((_LIMITS[-1], self.candidates[0]),)
         table: list[tuple[int, str]] = []

@@ -77,7 +77,7 @@ class Definition:
 
     def state(self) -> dict[str, Tensor]:
         """Plain tensors from which :func:`from_state` makes the definition again."""
-        sizes = torch.tensor([self.num_inputs, self.num_nodes, self.steps or 0])
+        sizes = torch.tensor([self.num_inputs, self.num_nodes, self.steps or 0], device="cpu")
         return {
             "edges": self.edges,
             "outputs": self.outputs,
@@ -177,12 +177,14 @@ def define(
     """
     if duplicates not in ("error", "sum"):
         raise TopologyError(f'duplicates is {duplicates!r}, expected "error" or "sum"')
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
         raise ValueError(f"steps is {steps!r}; expected the number of synchronous updates, 1 or more, or None")
     graph = read_edge_list(edges, num_inputs=num_inputs, outputs=outputs, num_nodes=num_nodes)
     activations = _ids(activation, graph, "activation", activation_id, "relu")
     aggregations = _ids(aggregation, graph, "aggregation", aggregation_id, "sum")
-    return _compiled(graph, activations, aggregations, duplicates=duplicates, steps=steps)
+    return _compiled(
+        graph, activations, aggregations, duplicates=duplicates, steps=None if steps is None else int(steps)
+    )
 
 
 def from_state(state: Mapping[str, Tensor]) -> tuple[Definition, Tensor]:
@@ -299,7 +301,7 @@ def _distinct(graph: EdgeList, aggregations: NDArray[np.int32], duplicates: Dupl
 
 
 def _unless_identity(numbers: Tensor | None, size: int) -> Tensor | None:
-    if numbers is None or (len(numbers) == size and torch.equal(numbers, torch.arange(size))):
+    if numbers is None or (len(numbers) == size and torch.equal(numbers, torch.arange(size, device=numbers.device))):
         return None
     return numbers
 

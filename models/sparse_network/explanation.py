@@ -135,7 +135,9 @@ def explain(
     for training in (False, True):
         estimated = chooser.estimates(batch_size, training=training, backends=BACKENDS[1:])
         decision = _decision(chooser, batch_size, training, estimated, trials)
-        decisions[training] = decision if setting == "auto" else Decision(setting, {}, {}, "pinned by backend=")
+        decisions[training] = (
+            decision if setting == "auto" else Decision(setting, {}, {}, f"pinned by backend={setting!r}")
+        )
         costs += [
             Cost(name, training, seconds, decision.timed.get(name), notes[name]) for name, seconds in estimated.items()
         ]

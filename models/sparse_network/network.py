@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class SparseNetwork(RewirableModule):
             ``"cpu"`` and ``"triton"`` compute sparsely, ``"dense"`` by one matrix a level, where a NaN reaches a whole
             level, ``"reference"`` slowly, one node at a time.
         generator: of the initial weights; None: torch's own.
-        device: where to put the parameters.
+        device: where to put the parameters; None: on torch's default device.
         dtype: float32 or float64; None: that of a ``weight`` tensor, or torch's default.
 
     Shape:
@@ -133,8 +134,9 @@ class SparseNetwork(RewirableModule):
         )
         self._backend = str(backend)
         self._settle()
-        if device is not None:
-            self.to(device)
+        target = torch.get_default_device() if device is None else torch.device(device)
+        if target.type != "cpu":
+            self.to(target)
 
     @override
     def _settle(self) -> None:
@@ -197,19 +199,19 @@ class SparseNetwork(RewirableModule):
             inference runs on cpu: no dense: fewer than 64 edges a level
             training runs on cpu: no dense: fewer than 64 edges a level
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}; expected a number of samples, 1 or more")
         trials = None
         if timed:
-            x = torch.rand(batch_size, self.num_inputs, generator=torch.Generator().manual_seed(0))
-            x = x.to(self.weight)
+            generator = torch.Generator("cpu").manual_seed(0)
+            x = torch.rand(int(batch_size), self.num_inputs, generator=generator, device="cpu").to(self.weight)
             trials = {training: self._trial(x, training) for training in (False, True)}
         return explain(
             self.topology,
-            self._chooser or Chooser(self.topology, self.weight.dtype),
+            self._chooser or Chooser(self.topology, self.weight.dtype, self._plan),
             setting=self._backend,
             dtype=self.weight.dtype,
-            batch_size=batch_size,
+            batch_size=int(batch_size),
             trials=trials,
         )
 
@@ -274,10 +276,12 @@ class SparseNetwork(RewirableModule):
             tensor is not None and tensor.requires_grad for tensor in (x, self.weight, self.bias, self.response)
         )
         if torch.compiler.is_compiling():
-            for limit, backend in chooser.untimed[training]:
-                if x.shape[0] <= limit:
-                    return backend
-            return chooser.untimed[training][-1][1]
+            table = chooser.untimed[training]
+            if not torch.compiler.is_exporting():  # an exported program has one way for all batches
+                for limit, backend in table[:-1]:
+                    if x.shape[0] <= limit:
+                        return backend
+            return table[-1][1]
         decision = chooser.known(len(x), training=training)
         if decision is None:
             trial = self._trial(x, training) if can_time(x) else None
@@ -322,7 +326,7 @@ def _kaiming(definition: Definition, generator: torch.Generator | None, dtype: t
     """Kaiming's uniform weights by each target's own fan-in."""
     targets = definition.edges[:, 1]
     fan_in = torch.bincount(targets, minlength=definition.num_nodes)[targets]
-    drawn = torch.rand(len(targets), generator=generator, dtype=dtype)
+    drawn = torch.rand(len(targets), generator=generator, dtype=dtype, device="cpu")
     return (2 * drawn - 1) * torch.sqrt(6 / fan_in.to(dtype))
 
 
@@ -333,5 +337,5 @@ def _by_node(
         return None
     first, count = like.num_inputs, like.num_nodes - like.num_inputs
     if start is True:
-        return torch.full((count,), default, dtype=dtype)
+        return torch.full((count,), default, dtype=dtype, device="cpu")
     return flat_values(start, name, count, dtype, f"one for each node from {first} on, inputs having none")

@@ -65,15 +65,16 @@ class SparsePopulation(nn.Module):
         for name in ("weight", "bias", "response"):
             values = [value.detach() for network in networks if (value := getattr(network, name)) is not None]
             setattr(self, name, nn.Parameter(torch.cat(values)) if values else None)
-        counts = torch.tensor([network.num_outputs for network in networks])
-        mask = torch.arange(self.num_outputs) < counts[:, None]
-        # A column of zeros after all outputs fills the gaps.
-        columns = torch.full_like(mask, int(counts.sum()), dtype=torch.int64)
-        columns[mask] = torch.arange(int(counts.sum()))
-        self.mask = mask
-        self._columns = None if bool(mask.all()) else columns.flatten()
-        self._shared = merge(self._members, shared=True)
-        self._apart = merge(self._members, shared=False)
+        with torch.device("cpu"):
+            counts = torch.tensor([network.num_outputs for network in networks])
+            mask = torch.arange(self.num_outputs) < counts[:, None]
+            # A column of zeros after all outputs fills the gaps.
+            columns = torch.full_like(mask, int(counts.sum()), dtype=torch.int64)
+            columns[mask] = torch.arange(int(counts.sum()))
+            self.mask = mask
+            self._columns = None if bool(mask.all()) else columns.flatten()
+            self._shared = merge(self._members, shared=True)
+            self._apart = merge(self._members, shared=False)
         self._place(self.weight.device)
 
     def __len__(self) -> int:
@@ -185,7 +186,8 @@ class SparsePopulation(nn.Module):
 
     def _digest(self) -> Tensor:
         """What tells populations of other networks apart, (32,) uint8."""
-        return torch.tensor(list(bytes.fromhex(self._shared.topology.digest())), dtype=torch.uint8)
+        digest = list(bytes.fromhex(self._shared.topology.digest()))
+        return torch.tensor(digest, dtype=torch.uint8, device="cpu")
 
 
 def _check(networks: Sequence[SparseNetwork]) -> None:

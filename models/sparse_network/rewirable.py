@@ -156,6 +156,7 @@ class RewirableModule(nn.Module):
     ) -> None:
         state_dict = dict(state_dict)
         graph = {name: state_dict.pop(prefix + name) for name in STATE_KEYS if prefix + name in state_dict}
+        graph = {name: torch.as_tensor(value) for name, value in graph.items()}
         missing = [prefix + name for name in STATE_KEYS if name not in graph]
         if strict:
             missing_keys.extend(missing)
@@ -199,7 +200,7 @@ def flat_values(values: Values, name: str, count: int, dtype: torch.dtype, meani
         tensor([1., 2.])
     """
     try:
-        tensor = torch.as_tensor(values)
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be {count} numbers, {meaning}; got {type(values).__name__} ({error})") from None
     if tensor.shape != (count,):

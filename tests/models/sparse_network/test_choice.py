@@ -154,8 +154,15 @@ def test_nothing_is_timed_while_a_program_is_recorded(monkeypatch):
     clock = Stopwatch(monkeypatch, cpu=2.0, dense=1.0)
     network = layered()
     x = torch.ones(32, 64)
-    torch.compile(network, fullgraph=True, backend="eager")(x)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    for batch in (32, 1, 7, 2000):
+        assert compiled(x[:1].expand(batch, 64)).shape == (batch, 64)
     torch._dynamo.reset()
+    exported = torch.export.export(network.requires_grad_(False), (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    pinned = copy.deepcopy(network)
+    pinned.backend = "cpu"
+    torch.testing.assert_close(exported.module()(x[:5]), pinned(x[:5]))
+    network.requires_grad_(True)
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert network(mode.from_tensor(x)).shape == (32, 64)
     seen = []

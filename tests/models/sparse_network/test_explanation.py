@@ -1,6 +1,7 @@
 import math
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,7 +72,9 @@ def test_timed_times_every_backend_and_auto_goes_by_it(monkeypatch):
 def test_a_pinned_backend_is_told_so():
     told = network(backend="dense").explain(8)
     assert (told.inference, told.training) == ("dense", "dense")
-    assert told.inference_reason == "pinned by backend="
+    assert told.inference_reason == "pinned by backend='dense'"
+    lone = SparseNetwork([(0, 1)], num_inputs=1, outputs=[1], backend="dense").explain(np.int64(8))
+    assert all(math.isfinite(cost.estimated) for cost in lone.costs if cost.backend == "dense")
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5, True])

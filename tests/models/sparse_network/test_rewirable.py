@@ -164,8 +164,10 @@ def test_edges_that_cannot_be_leave_the_network_as_it_was(edges, weight, error):
     assert network.edges.tolist() == known
 
 
-def test_moves_and_meta():
-    network = small()
+@pytest.mark.parametrize("born", [False, True])
+def test_moves_and_meta(born):
+    with torch.device("meta" if born else "cpu"):
+        network = small()
     assert network.to("meta").weight.device.type == "meta"
     network.to_empty(device="cpu")
     network.load_state_dict(other().state_dict())
