@@ -16,6 +16,7 @@ from fulgurite.models.sparse_network.dense import DensePlan
 from fulgurite.models.sparse_network.structure import Topology
 
 CLOSE = 4.0  # estimates nearer to each other than this are settled by timing
+CLOSE_ON_GPU = 32.0  # where rates are data sheets', not measured
 _ENOUGH = (
     1024  # samples to time at least, where so many are given: with fewer, the dense product is not yet at its best
 )
@@ -259,7 +260,8 @@ class Chooser:
             return decision
         estimated = self.estimates(batch, training=training)
         ranked = sorted(estimated.values())
-        if trial is None or len(ranked) < 2 or ranked[1] > CLOSE * ranked[0] or batch == 0:
+        close = CLOSE if self.device.type == "cpu" else CLOSE_ON_GPU
+        if trial is None or len(ranked) < 2 or ranked[1] > close * ranked[0] or batch == 0:
             decision = self._settle(estimated, {})
         else:
             with _deciding:

@@ -10,7 +10,7 @@ import torch
 
 from fulgurite.models import SparseNetwork
 from fulgurite.models.sparse_network import backends, choice
-from fulgurite.models.sparse_network.choice import Chooser, Machine, Workload, can_time, estimate
+from fulgurite.models.sparse_network.choice import Machine, Workload, can_time, estimate
 
 CPU = Machine("cpu")
 LAYER = Workload(nodes=1024, edges=2**20, depth=1, curved=0, gathering=0, dense_size=2**20, dense_pieces=1)
@@ -254,31 +254,3 @@ def test_large_batches_are_timed_on_a_part(monkeypatch):
     assert samples[2] == samples[3]
     assert 1024 <= samples[2] < 10**6
     assert decision.timed["cpu"] == pytest.approx(1e7 / samples[2])
-
-
-def test_measuring(monkeypatch):
-    calls = []
-
-    def memory():
-        calls.append("memory")
-        raise torch.OutOfMemoryError
-
-    runs = {"quick": lambda: calls.append("quick"), "memory": memory}
-    seconds = backends.measure(runs, torch.device("cpu"), warm=[lambda: calls.append("warm")])
-    assert 0 < seconds["quick"] < 1
-    assert seconds["memory"] == math.inf
-    assert calls == ["warm", *["quick", "memory"] * 2], "a clear lead is seen in the second round"
-
-    def fails():
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        backends.measure({"fails": fails}, torch.device("cpu"))
-
-
-def test_an_untraced_device_has_the_reference_alone():
-    assert backends.sparse_backend(torch.device("cpu")) == "cpu"
-    assert backends.sparse_backend(torch.device("cuda")) == "triton"
-    assert backends.sparse_backend(torch.device("meta")) is None
-    network = layered(width=4)
-    assert isinstance(network._chooser, Chooser)
