@@ -1,0 +1,227 @@
+"""The one operator that a sparse network is to torch, whatever its depth, and the companion that is its backward."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fulgurite.models.sparse_network import cpu
+
+if TYPE_CHECKING:
+    from fulgurite.models.sparse_network.structure import Topology
+
+BACKENDS = ("cpu", "triton")
+
+# Of Topology.tensors(): what the fakes read the sizes from.
+_PTR, _OPTR, _OUT_IDX = 0, 3, 8
+
+
+def sparse_network(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    response: Tensor | None,
+    topology: "Topology",
+    *,
+    keep: bool | None = None,
+    backend: str = "cpu",
+) -> Tensor:
+    r"""Evaluate an acyclic network of any structure, forward and backward by kernels that touch its edges alone.
+
+    The nodes are activated in the order of their dependencies, after A. Gajurel, S. J. Louis, F. C. Harris, *GPU
+    Acceleration of Sparse Neural Networks*, `arXiv:2005.04347 <https://arxiv.org/abs/2005.04347>`__:
+
+    .. math:: V_v = \varphi_v(b_v + r_v A_v\{w_e V_{\mathrm{src}(e)} : e \text{ into } v\}).
+
+    Differentiable once by x, weight, bias and response. Under autocast it computes in float32.
+
+    Args:
+        x: (B, F) of float32 or float64, as all parameters.
+        weight: (E,) in the topology's edge order.
+        bias: (n,) in its order of the n = N − F computed nodes.
+        response: (n,), or None for all 1.
+        topology: the structure, on x's device.
+        keep: whether to keep V for a backward pass, (B + a little)·N numbers. None: where autograd will ask for one.
+        backend: ``"cpu"`` or ``"triton"``.
+
+    Returns:
+        (B, O).
+
+    Raises:
+        ValueError: shapes, types or devices that do not fit together; an unknown backend.
+        RuntimeError: on differentiating a second time.
+
+    Example:
+        >>> import torch
+        >>> from fulgurite.models.sparse_network.topology import compile_topology
+        >>> topology, _ = compile_topology([(0, 2), (1, 2)], num_inputs=2, outputs=[2], activations=1, aggregations=0)
+        >>> weight = torch.tensor([2.0, 1.0], requires_grad=True)
+        >>> y = sparse_network(torch.tensor([[3.0, 1.0]]), weight, torch.tensor([0.5]), None, topology)
+        >>> y.sum().backward()
+        >>> y.tolist(), weight.grad.tolist()
+        ([[7.5]], [3.0, 1.0])
+    """
+    _check_shapes(x, weight, bias, response, topology)
+    if response is None:
+        response = weight.new_empty(0)
+    if keep is None:
+        given = (x, weight, bias, response)
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    y, _, _ = _forward(x, weight, bias, response, topology.tensors(), keep, backend)
+    return y
+
+
+@torch.library.custom_op("fulgurite::sparse_network", mutates_args=())
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    response: Tensor,
+    structure: Sequence[Tensor],
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(y, values, sums)``; the backend chooses what values and sums are, and both are empty without ``keep``."""
+    _check_types(x, weight, bias, response, structure, backend)
+    if backend == "cpu":
+        y, values = cpu.forward(x, weight, bias, response, structure, keep)
+        return y, values, x.new_empty(0)
+    from fulgurite.models.sparse_network import triton
+
+    return triton.forward(x, weight, bias, response, structure, keep)
+
+
+@torch.library.custom_op("fulgurite::sparse_network_backward", mutates_args=())
+def _backward(
+    grad_y: Tensor,
+    values: Tensor,
+    sums: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    response: Tensor,
+    structure: Sequence[Tensor],
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+    need_response: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by x, weight, bias and response; (0,) for those that are not needed."""
+    if values.dim() == 1:
+        raise RuntimeError("sparse_network was called with keep=False, so there is nothing to differentiate by")
+    needs = (need_x, need_weight, need_bias, need_response)
+    if backend == "cpu":
+        return cpu.backward(grad_y, values, weight, bias, response, structure, *needs)
+    from fulgurite.models.sparse_network import triton
+
+    return triton.backward(grad_y, values, sums, weight, bias, response, structure, *needs)
+
+
+@_forward.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, response: Tensor, structure: Sequence[Tensor], keep: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, num_nodes = x.shape[0], structure[_OPTR].shape[0] - 1
+    y = x.new_empty(batch, structure[_OUT_IDX].shape[0])
+    if not keep:
+        return y, x.new_empty(0), x.new_empty(0)
+    if backend == "cpu":
+        tiles, width = cpu.tile_shape(batch)
+        return y, x.new_empty(tiles, num_nodes, width), x.new_empty(0)
+    return y, x.new_empty(num_nodes, batch), x.new_empty(0)
+
+
+@_backward.register_fake
+def _(
+    grad_y: Tensor,
+    values: Tensor,
+    sums: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    response: Tensor,
+    structure: Sequence[Tensor],
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+    need_response: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_inputs = structure[_OPTR].shape[0] - structure[_PTR].shape[0]
+    return (
+        grad_y.new_empty((grad_y.shape[0], num_inputs) if need_x else 0),
+        weight.new_empty(weight.shape[0] if need_weight else 0),
+        weight.new_empty(bias.shape[0] if need_bias else 0),
+        weight.new_empty(response.shape[0] if need_response else 0),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, weight, bias, response, structure, _, backend = inputs
+    _, values, sums = output
+    # Else backward is handed a tensor of zeros as large as V, for a gradient that nobody gives.
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(values, sums)
+    ctx.save_for_backward(values, sums, weight, bias, response, *structure)
+    ctx.backend = backend
+
+
+def _differentiate(
+    ctx: Any, grad_y: Tensor | None, grad_values: Tensor | None, grad_sums: Tensor | None
+) -> tuple[Any, ...]:
+    values, sums, weight, bias, response, *structure = ctx.saved_tensors
+    rest = ([None] * len(structure), None, None)
+    needs = ctx.needs_input_grad[:4]
+    if grad_y is None or not any(needs):
+        return None, None, None, None, *rest
+    needs = [*needs[:3], needs[3] and response.shape[0] > 0]
+    gradients = _backward(grad_y, values, sums, weight, bias, response, structure, *needs, ctx.backend)
+    return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), *rest
+
+
+def _refuse(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    raise RuntimeError(
+        "a sparse network's kernels are differentiable once; for a second derivative, such as a gradient penalty, "
+        'evaluate it with backend="reference" or "dense"'
+    )
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+_backward.register_autograd(_refuse)
+for _device in ("cpu", "cuda"):
+    _forward.register_autocast(_device, torch.float32)
+
+
+def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor, response: Tensor | None, topology: "Topology") -> None:
+    if x.dim() != 2 or x.shape[1] != topology.num_inputs:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, {topology.num_inputs}): one column an input")
+    computed = topology.num_nodes - topology.num_inputs
+    for name, tensor, size in (
+        ("weight", weight, topology.num_edges),
+        ("bias", bias, computed),
+        ("response", response, computed),
+    ):
+        if tensor is not None and tensor.shape != (size,):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected ({size},) by the topology")
+
+
+def _check_types(
+    x: Tensor, weight: Tensor, bias: Tensor, response: Tensor, structure: Sequence[Tensor], backend: str
+) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"no kernels for backend {backend!r}; there are {' and '.join(map(repr, BACKENDS))}")
+    given = (x, weight, bias, response)
+    types = {tensor.dtype for tensor in given}
+    if len(types) > 1 or not types <= {torch.float32, torch.float64}:
+        names = ", ".join(f"{name} {tensor.dtype}" for name, tensor in zip(_NAMES, given, strict=True))
+        raise ValueError(f"got {names}; expected float32 everywhere or float64 everywhere")
+    devices = {tensor.device for tensor in (*given, *structure)}
+    if len(devices) > 1 or (backend == "cpu" and x.device.type != "cpu"):
+        names = ", ".join(f"{name} on {tensor.device}" for name, tensor in zip(_NAMES, given, strict=True))
+        raise ValueError(
+            f"backend {backend!r} got {names}, the topology on {structure[0].device}; expected all on one device, "
+            f"{'the CPU' if backend == 'cpu' else 'a GPU'}"
+        )
+
+
+_NAMES = ("x", "weight", "bias", "response")
