@@ -54,8 +54,8 @@ class SparseNetwork(RewirableModule):
             Weights are shared between updates.
         backend: ``"auto"`` estimates, and where it is close, times sparse against dense at the first batch of a size
             (see :meth:`explain`; results of the two differ by rounding, so pin one to repeat a run bit by bit).
-            ``"cpu"`` and ``"triton"`` compute sparsely, ``"dense"`` by one matrix a level, where a NaN reaches a whole
-            level, ``"reference"`` slowly, one node at a time.
+            ``"cpu"`` and ``"triton"`` compute sparsely, ``"dense"`` by one matrix a level, where a NaN or an infinity
+            reaches the whole level, ``"reference"`` slowly, one node at a time.
         generator: of the initial weights; None: torch's own.
         device: where to put the parameters; None: on torch's default device.
         dtype: float32 or float64; None: that of a ``weight`` tensor, or torch's default.
