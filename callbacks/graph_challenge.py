@@ -109,6 +109,7 @@ def layer_by_layer(network: SparseNetwork, x: Tensor) -> Tensor:
         >>> torch.allclose(layer_by_layer(network, x), network(x), atol=1e-5)
         True
     """
+    assert network.bias is not None
     neurons, y = network.num_inputs, x.T.contiguous()
     layer = network.edges[:, 0] // neurons
     for number in range(network.num_edges // (FAN_OUT * neurons)):

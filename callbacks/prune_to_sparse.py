@@ -48,7 +48,8 @@ class PruneToSparse(pl.Callback):
         ...     max_epochs=2, accelerator="cpu", callbacks=[PruneToSparse(epoch=1, sparsity=0.75)], logger=False,
         ...     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         ... )
-        >>> trainer.fit(classifier, torch.utils.data.DataLoader(batches, batch_size=None))
+        >>> loader = torch.utils.data.DataLoader(batches, batch_size=None)
+        >>> trainer.fit(classifier, loader, loader)
         >>> type(classifier.network).__name__, classifier.network.num_edges
         ('SparseNetwork', 88)
     """
@@ -141,7 +142,8 @@ def to_sparse(dense: nn.Module, sparsity: float) -> SparseNetwork:
         4
     """
     layers = [(module, "weight") for module in dense.modules() if isinstance(module, nn.Linear)]
-    pruned = sum(int((module.weight_mask == 0).sum()) for module, _ in layers if hasattr(module, "weight_mask"))
+    masks = [mask for module, _ in layers if isinstance(mask := getattr(module, "weight_mask", None), Tensor)]
+    pruned = sum(int((mask == 0).sum()) for mask in masks)
     wanted = round(sparsity * sum(module.weight.numel() for module, _ in layers))
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=max(0, wanted - pruned))
     training = dense.training

@@ -123,7 +123,7 @@ class SparseEvolution(pl.Callback):
         ...         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         ...     )
         ...     loader = torch.utils.data.DataLoader(batches, batch_size=None)
-        ...     trainer.fit(SparseClassifier(network, num_classes=2), loader)
+        ...     trainer.fit(SparseClassifier(network, num_classes=2), loader, loader)
         ...     written = sorted(path.name for path in Path(folder, "sparse_evolution").iterdir())
         >>> written
         ['network.png', 'summary.txt']

@@ -78,8 +78,8 @@ def draw_network(network: SparseNetwork) -> Figure:
     colors = np.where(weight >= 0, "#3f72b5", NEW).tolist()
     axis.add_collection(LineCollection(place[edges.numpy()], colors=colors, linewidths=width.tolist(), alpha=0.6))
     inputs = np.arange(network.num_nodes) < network.num_inputs
-    axis.scatter(*place[inputs].T, s=22, color=OLD, zorder=3, label="input")
-    axis.scatter(*place[~inputs].T, s=30, color=INK, zorder=3, label="node")
+    axis.scatter(place[inputs, 0], place[inputs, 1], s=22, color=OLD, zorder=3, label="input")
+    axis.scatter(place[~inputs, 0], place[~inputs, 1], s=30, color=INK, zorder=3, label="node")
     axis.set_xlabel("level (blue: positive weight, orange: negative)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_yticks([])
@@ -99,7 +99,7 @@ def _draw_edges(axis: Axes, edges: Tensor, first: Tensor, ranks: Tensor) -> None
     old = torch.isin(edges[:, 0] * len(ranks) + edges[:, 1], first[:, 0] * len(ranks) + first[:, 1]).numpy()
     size = float(np.clip(3e4 / max(1, len(edges)), 0.4, 12))
     for chosen, color in ((old, OLD), (~old, NEW)):
-        axis.scatter(*places[chosen].T, s=size, color=color, linewidth=0, rasterized=True)
+        axis.scatter(places[chosen, 0], places[chosen, 1], s=size, color=color, linewidth=0, rasterized=True)
     starts = torch.searchsorted(ranks[order], torch.arange(1, int(ranks.max()) + 1)).tolist()
     if len(starts) <= 40:
         for start in starts:

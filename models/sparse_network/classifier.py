@@ -84,10 +84,10 @@ class SparseClassifier(LightningModule):
         self.weight_decay = weight_decay
         self._optimizer_name = optimizer
         self._schedule = schedule
-        self.accuracy = nn.ModuleDict(
+        self.metrics = nn.ModuleDict(
             {f"{stage}_accuracy": MulticlassAccuracy(num_classes, average="micro") for stage in _STAGES}
+            | {f"{stage}_loss": MeanMetric() for stage in _STAGES[1:]}
         )
-        self.mean_loss = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in _STAGES[1:]})
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -129,15 +129,13 @@ class SparseClassifier(LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         """Give the optimizer, and with it the schedule of its rate; see the class."""
-        options = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        parameters = self.parameters()
+        options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         optimizer: torch.optim.Optimizer
-        if self._optimizer_name == "adam":
-            optimizer = torch.optim.Adam(parameters, **options)
-        elif self._optimizer_name == "adamw":
-            optimizer = torch.optim.AdamW(parameters, **options)
+        if self._optimizer_name == "sgd":
+            optimizer = torch.optim.SGD(self.parameters(), momentum=0.9, **options)
         else:
-            optimizer = torch.optim.SGD(parameters, momentum=0.9, **options)
+            kind = torch.optim.Adam if self._optimizer_name == "adam" else torch.optim.AdamW
+            optimizer = kind(self.parameters(), **options)
         if self._schedule == "constant":
             return optimizer
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._cosine)
@@ -157,13 +155,16 @@ class SparseClassifier(LightningModule):
         x, labels = batch
         logits = self(x)
         loss = functional.cross_entropy(logits, labels)
-        accuracy = self.accuracy[f"{stage}_accuracy"]
-        accuracy.update(logits.detach(), labels)
-        seldom = {"on_step": False, "on_epoch": True, "batch_size": len(x)}
-        self.log(f"{stage}/accuracy", accuracy, prog_bar=stage != "train", **seldom)
+        self._measure(f"{stage}/accuracy", logits.detach(), labels)
         if stage == "train":
             self.log("train/loss", loss, prog_bar=True, batch_size=len(x))
         else:
-            self.mean_loss[f"{stage}_loss"].update(loss, weight=len(x))
-            self.log(f"{stage}/loss", self.mean_loss[f"{stage}_loss"], **seldom)
+            self._measure(f"{stage}/loss", loss, len(x))
         return loss
+
+    def _measure(self, name: str, value: Tensor, other: Tensor | int) -> None:
+        """Update a metric, and log what it is at the end of the epoch."""
+        metric: Any = self.metrics[name.replace("/", "_")]
+        metric.update(value, other)
+        size = other if isinstance(other, int) else len(other)
+        self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name == "val/accuracy", batch_size=size)

@@ -44,7 +44,7 @@ compatibility_weight_coefficient = 0.5
 conn_add_prob = 0.5
 conn_delete_prob = 0.2
 enabled_default = True
-enabled_mutate_rate = 0.01
+enabled_mutate_rate = 0.0
 feed_forward = True
 initial_connection = partial_direct {connected}
 node_add_prob = 0.3
@@ -206,7 +206,7 @@ def _genome_type() -> type:
     """A genome whose outputs are logits; made on demand, since its base class is neat-python's."""
     base: Any = _import_neat().DefaultGenome
 
-    class ClassifierGenome(base):  # type: ignore[misc]
+    class ClassifierGenome(base):
         """A genome whose output nodes keep the identity as their activation."""
 
         def configure_new(self, config: Any) -> None:

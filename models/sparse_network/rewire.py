@@ -110,8 +110,8 @@ def remap_state(optimizer: Optimizer, parameter: Tensor, origin: Tensor, old: in
         origin: (E',) each entry's number before; −1: a new one, whose state is zero.
         old: E, how many entries there were.
     """
-    state = optimizer.state.get(parameter)  # type: ignore[call-overload]  # a defaultdict: get adds nothing
-    for name, value in (state or {}).items():
+    state: dict[str, Any] = optimizer.state.get(parameter) or {}  # a defaultdict, to which get adds nothing
+    for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == (old,):
             source = origin.to(value.device)
             moved = torch.where(source >= 0, value[source.clamp(min=0)], torch.zeros_like(value[:1]))
@@ -254,7 +254,7 @@ def _check_new(kept: Tensor, add: Tensor) -> None:
 
 
 def _check_state(optimizer: Optimizer, parameter: Tensor) -> None:
-    state: dict[str, Any] = optimizer.state.get(parameter) or {}  # type: ignore[call-overload]
+    state: dict[str, Any] = optimizer.state.get(parameter) or {}
     for name, value in state.items():
         foreign = isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape
         if foreign or (isinstance(value, list) and any(isinstance(item, Tensor) for item in value)):
