@@ -224,6 +224,17 @@ def test_accumulated_batches_count_together(tmp_path):
     torch.testing.assert_close(results[0].weight, results[1].weight)
 
 
+@pytest.mark.parametrize("options", [{"precision": "bf16-mixed"}, {"gradient_clip_val": 0.1}, {"precision": "64-true"}])
+def test_under_other_settings_of_the_trainer(tmp_path, options):
+    classifier = make()
+    before = edge_set(classifier.network)
+    evolution = SparseEvolution(every=4, stop=1.0)
+    trainer = make_trainer(tmp_path, evolution, epochs=4, **options)
+    trainer.fit(classifier, loader())
+    assert len(edge_set(classifier.network) - before) > 20
+    assert trainer.callback_metrics["train/accuracy"] > 0.5
+
+
 class Two(pl.LightningModule):
     def __init__(self, optimizers=1):
         super().__init__()

@@ -290,3 +290,31 @@ def test_few_candidates_of_many_are_looked_at():
         max_candidates=1,
     )
     assert len(change.added) == len(change.dropped) > 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["rigl", "set"])
+def test_a_gpu_decides_as_the_cpu_does(method):
+    networks = {}
+    x, grad = torch.randn(32, 6), torch.randn(32, 3)
+    for device in ("cpu", "cuda"):
+        network = make().float().to(device)
+        network.backend = "auto"
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        network(x.to(device)).backward(grad.to(device))
+        optimizer.step()
+        call = Call(x.to(device), grad.to(device))
+        prune_and_grow(
+            network,
+            places=find_places(network, "layers"),
+            fraction=0.4,
+            method=method,
+            calls=[call],
+            optimizers=[optimizer],
+        )
+        network(x.to(device)).backward(grad.to(device))
+        optimizer.step()
+        networks[device] = network
+    assert torch.equal(networks["cpu"].edges, networks["cuda"].edges.cpu())
+    torch.testing.assert_close(networks["cuda"].weight.cpu(), networks["cpu"].weight, rtol=1e-4, atol=1e-4)
