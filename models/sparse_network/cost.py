@@ -134,12 +134,12 @@ def _dense(work: Workload, size: int, machine: Machine, batch: int, training: bo
     if machine.device == "cpu":
         flops, bandwidth, values = 120e9 * machine.threads / width, 12e9, 0.3e-9 * work.nodes + 1e-9 * work.curved
         making = 0.15e-9 * width * size + 1.5e-9 * work.edges
-        calls = 15e-6 * work.depth + 5e-6 * work.dense_pieces
+        calls = 5e-6 + 15e-6 * work.depth + 5e-6 * work.dense_pieces
     else:
         flops = 250e12 if machine.tensor_cores and machine.itemsize == 4 else 40e12
         bandwidth, values = 3e12, 8e-12 * work.nodes
         making = 8e-12 * width * size + 5e-12 * work.edges
-        calls = 40e-6 * work.depth + 10e-6 * work.dense_pieces
+        calls = 10e-6 + 40e-6 * work.depth + 10e-6 * work.dense_pieces
     product = size * max(2 * batch / flops, machine.itemsize / bandwidth)
     once = product + values * width * batch / (machine.threads if machine.device == "cpu" else 1)
     if machine.device == "cpu":

@@ -464,3 +464,12 @@ def test_backend_can_be_changed():
         unlike.backend = "dense"
     assert unlike.backend == "auto"
     assert unlike(torch.ones(1, 1)).shape == (1, 1)
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "dense", "reference"])
+def test_inputs_that_are_outputs_pass_through_a_network_without_nodes(backend):
+    net = SparseNetwork(
+        torch.empty(0, 2, dtype=torch.int64), num_inputs=2, outputs=[1, 0], num_nodes=2, backend=backend
+    )
+    assert net(torch.tensor([[1.0, 2.0]])).tolist() == [[2.0, 1.0]]
+    assert str(net.explain(4))
