@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 THREADS_FROM = 16_384
 # Up to a warp's samples, a tile leaves all but one multiprocessor idle.
 LEVELS_UP_TO = 32
-# Node-samples of a level under which one multiprocessor is done sooner than another launch begins.
-LEVEL_WORK = 512
+# Nodes of a level under which one multiprocessor, which takes 16 at a time, is done sooner than another launch begins.
+WIDE = 64
 
 
 def choose_kernel(batch: int, num_nodes: int, num_levels: int, num_groups: int) -> "Kernel":
@@ -31,10 +31,11 @@ def choose_kernel(batch: int, num_nodes: int, num_levels: int, num_groups: int) 
     - ``"threads"``: a thread a sample, a program for each group and block of samples; no barrier between programs.
       For many samples, for several groups, and where levels are unknown.
     - ``"levels"``: a launch a level, replayed as a CUDA graph; every program takes a few nodes. For up to 32 samples of
-      a network whose levels are wide: 512 node-samples on the mean, where a level's work on one multiprocessor is about
-      as long as a launch. That figure is an estimate.
+      a network of wide levels: 64 nodes on the mean, where one multiprocessor's time for a level is about a launch's.
     - ``"tiles"``: a program for each 32 samples, with a barrier after each level. For all others. With few samples it
       keeps few multiprocessors busy: a deep and narrow network of one sample is faster on a CPU.
+
+    The sizes are estimates from the kernels' shapes, not measurements.
 
     Args:
         batch: B.
@@ -50,7 +51,7 @@ def choose_kernel(batch: int, num_nodes: int, num_levels: int, num_groups: int) 
     """
     if num_groups > 1 or num_levels == 0 or batch >= THREADS_FROM:
         return "threads"
-    if batch <= LEVELS_UP_TO and num_nodes * batch >= LEVEL_WORK * num_levels:
+    if batch <= LEVELS_UP_TO and num_nodes >= WIDE * num_levels:
         return "levels"
     return "tiles"
 

@@ -20,6 +20,7 @@ from fulgurite.models.sparse_network.triton_reductions import response_gradient,
 Kernel = Literal["threads", "tiles", "levels"]
 INTERPRETED = not isinstance(forward_level, triton.runtime.JITFunction)
 _WARP = 32
+_UNROLL = 4
 # One stage: loads must stay where they are between stores and barriers. Products and sums are fused, which Triton 3.9
 # warns of unless it is asked for.
 COMPILE = {"num_stages": 1, "enable_fp_fusion": True}
@@ -64,12 +65,11 @@ def block_of(kernel: Kernel, batch: int) -> Block:
     """
     samples = min(triton.next_power_of_2(max(batch, 1)), 128 if kernel == "threads" else _WARP)
     edges = max(_WARP // samples, 1)
-    unroll = 1 if INTERPRETED else 4
     if kernel == "threads":
-        return Block(rows=1, edges=edges, samples=samples, unroll=unroll, warps=max(samples // _WARP, 1))
+        return Block(rows=1, edges=edges, samples=samples, unroll=_UNROLL, warps=max(samples // _WARP, 1))
     if kernel == "tiles":
-        return Block(rows=16, edges=edges, samples=samples, unroll=unroll, warps=8)
-    return Block(rows=4, edges=edges, samples=samples, unroll=unroll, warps=4)
+        return Block(rows=16, edges=edges, samples=samples, unroll=_UNROLL, warps=8)
+    return Block(rows=4, edges=edges, samples=samples, unroll=_UNROLL, warps=4)
 
 
 def forward(

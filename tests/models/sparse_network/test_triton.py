@@ -80,8 +80,8 @@ def test_kernel_by_shape():
     assert backend.choose_kernel(16_383, 100_000, 100, 1) == "tiles"
     assert backend.choose_kernel(33, 100_000, 10, 1) == "tiles"
     assert backend.choose_kernel(32, 100_000, 10, 1) == "levels"
-    assert backend.choose_kernel(1, 512 * 10, 10, 1) == "levels"
-    assert backend.choose_kernel(1, 512 * 10 - 1, 10, 1) == "tiles"
+    assert backend.choose_kernel(1, 64 * 10, 10, 1) == "levels"
+    assert backend.choose_kernel(1, 64 * 10 - 1, 10, 1) == "tiles"
     assert backend.choose_kernel(1, 100_000, 0, 7) == "threads"
     assert backend.choose_kernel(1, 100_000, 10, 7) == "threads"
 
