@@ -47,11 +47,57 @@ def _load_row(builder, address, index, intp):
     return builder.sext(value, intp) if value.type.width < intp.width else value
 
 
+def _zeros(builder, vector, count):
+    nothing = ir.Constant(vector, [0.0] * vector.count)
+    return [cgutils.alloca_once_value(builder, nothing) for _ in range(count)]
+
+
+def _accumulate(builder, total, left, right):
+    product = builder.fmul(left, right, flags=_FAST)
+    builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
+
+
+def _spread(builder, number, vector):
+    """The number in every place of a vector."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, _mask([0] * vector.count))
+
+
+def _mask(places):
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))
+
+
+def _add_up(builder, vectors):
+    """The sums of each of 1, 2, 4 … vectors' numbers, as one vector: folded together, half as many at each step."""
+    count, size = len(vectors), vectors[0].type.count
+    while size > 1:
+        half = size // 2
+        if len(vectors) > 1:
+            pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+            parts = 2 * vectors[0].type.count // size
+        else:
+            pairs = [(vectors[0], vectors[0])]
+            parts = count
+        low = [part * size + place for part in range(parts) for place in range(half)]
+        high = [place + half for place in low]
+        vectors = [
+            builder.fadd(
+                builder.shuffle_vector(left, right, _mask(low)),
+                builder.shuffle_vector(left, right, _mask(high)),
+                flags=_FAST,
+            )
+            for left, right in pairs
+        ]
+        size = half
+    return vectors[0]
+
+
 @_with_literals
 def weigh_rows(typingctx, table, rows, factors, first, last, column, width, out):
     """``out[column + j] = Σ_e factors[e]·table[rows[e], column + j]`` for first ≤ e < last and j < width.
 
-    ``table`` is (N, T); ``width`` is a literal number, a multiple of ``LANES``. The sums are taken in the order of e.
+    ``table`` is (N, T); ``width`` is a literal number, a multiple of ``LANES``; the sum's order does not depend on it.
     """
     if not isinstance(width, types.IntegerLiteral):
         return None
@@ -69,23 +115,30 @@ def weigh_rows(typingctx, table, rows, factors, first, last, column, width, out)
         row_of, _ = _rows(context, builder, rows, rows_value)
         factor_of, _ = _rows(context, builder, factors, factors_value)
         target, _ = _rows(context, builder, out, out_value)
-        zero = ir.Constant(vector, [0.0] * lanes)
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        sums = [cgutils.alloca_once_value(builder, zero) for _ in range(count)]
-        with cgutils.for_range_slice(builder, start, stop, ir.Constant(intp, 1), intp) as (edge, _):
+        sums = _zeros(builder, vector, count)
+        # A sum waits four cycles for itself; two sums, of edges in turn, fill one another's.
+        others = _zeros(builder, vector, count)
+
+        def add(edge, totals):
             address = element(_load_row(builder, row_of, edge, intp), left)
-            factor = builder.insert_element(
-                ir.Constant(vector, ir.Undefined), builder.load(factor_of(edge)), ir.Constant(ir.IntType(32), 0)
-            )
-            factor = builder.shuffle_vector(factor, ir.Constant(vector, ir.Undefined), everywhere)
-            for index, total in enumerate(sums):
+            factor = _spread(builder, builder.load(factor_of(edge)), vector)
+            for index, total in enumerate(totals):
                 values = _load_vector(builder, address, vector, index * lanes, bytes_each)
-                product = builder.fmul(factor, values, flags=_FAST)
-                builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
+                _accumulate(builder, total, factor, values)
+
+        one, two = ir.Constant(intp, 1), ir.Constant(intp, 2)
+        edges = builder.sub(stop, start)
+        even = builder.sub(stop, builder.and_(edges, one))
+        with cgutils.for_range_slice(builder, start, even, two, intp) as (edge, _):
+            add(edge, sums)
+            add(builder.add(edge, one), others)
+        with cgutils.for_range_slice(builder, even, stop, one, intp) as (edge, _):
+            add(edge, sums)
         begin = target(left)
         for index, total in enumerate(sums):
             place = builder.gep(begin, [ir.Constant(ir.IntType(64), index * lanes)])
-            builder.store(builder.load(total), builder.bitcast(place, vector.as_pointer()), align=bytes_each)
+            both = builder.fadd(builder.load(total), builder.load(others[index]), flags=_FAST)
+            builder.store(both, builder.bitcast(place, vector.as_pointer()), align=bytes_each)
         return context.get_dummy_value()
 
     return signature, build
@@ -116,8 +169,7 @@ def dot_rows(typingctx, table, rows, first, edges, deltas, target, tile, tiles, 
         zero, one = ir.Constant(intp, 0), ir.Constant(intp, 1)
         places = [builder.add(start, ir.Constant(intp, index)) for index in range(count)]
         sources = [_load_row(builder, row_of, place, intp) for place in places]
-        nothing = ir.Constant(vector, [0.0] * lanes)
-        sums = [cgutils.alloca_once_value(builder, nothing) for _ in range(count)]
+        sums = _zeros(builder, vector, count)
         with cgutils.for_range_slice(builder, tile_first, tile_last, one, intp) as (t, _):
             ours = delta(t, node, zero)
             theirs = [element(t, source, zero) for source in sources]
@@ -125,24 +177,11 @@ def dot_rows(typingctx, table, rows, first, edges, deltas, target, tile, tiles, 
                 left = _load_vector(builder, builder.gep(ours, [j]), vector, 0, bytes_each)
                 for address, total in zip(theirs, sums, strict=True):
                     right = _load_vector(builder, builder.gep(address, [j]), vector, 0, bytes_each)
-                    product = builder.fmul(left, right, flags=_FAST)
-                    builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
-        for place, total in zip(places, sums, strict=True):
-            builder.store(
-                builder.fadd(builder.load(result(place)), _add_up(builder, builder.load(total)), flags=_FAST),
-                result(place),
-            )
+                    _accumulate(builder, total, left, right)
+        found = _add_up(builder, [builder.load(total) for total in sums])
+        target = builder.bitcast(result(start), found.type.as_pointer())
+        before = builder.load(target, align=bytes_each)
+        builder.store(builder.fadd(before, found, flags=_FAST), target, align=bytes_each)
         return context.get_dummy_value()
 
     return signature, build
-
-
-def _add_up(builder, vector):
-    """The sum of a vector's numbers, half onto half."""
-    width = lanes = vector.type.count
-    while width > 1:
-        width //= 2
-        mask = [ir.Constant(ir.IntType(32), width + lane if lane < width else 0) for lane in range(lanes)]
-        upper = builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), lanes), mask))
-        vector = builder.fadd(vector, upper, flags=_FAST)
-    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
