@@ -56,8 +56,7 @@ class Block:
 def block_of(kernel: Kernel, batch: int) -> Block:
     """The block of a kernel, by the batch alone, so that results do not depend on the structure's size.
 
-    One sample belongs to one thread of a warp, and a thread of a program of one row holds one sample: whichever way
-    the compiler lays a block out, it is the same for every load and store of a row.
+    Lanes of a warp take neighbouring samples, so that rows are read whole; where samples are too few, edges fill it.
 
     Example:
         >>> block_of("threads", 60_000).samples, block_of("tiles", 60_000).samples, block_of("levels", 3).edges
@@ -147,8 +146,8 @@ def backward(
             _at_once(kernels[kernel], kernel, facts, arguments, options, block)
         if inputs and facts.num_inputs:
             # All groups may read an input, so it comes when all of them are done.
-            options_of_inputs = {**options, "INPUTS": True}
-            _nodes(backward_level, 0, facts.num_inputs, facts, arguments, options_of_inputs, block)
+            outer = {**options, "INPUTS": True}
+            _nodes(backward_level, 0, facts.num_inputs, facts, arguments, outer, block)
 
     tensors = _named(grads=grads, values=values, weight=weight, bias=bias, scale=scale)
     _start(kernel, facts, run, tensors, "grads", ("backward", inputs))
