@@ -104,11 +104,7 @@ class NeatEvolution(pl.Callback):
             generations=generations,
             connected=self.connected,
             seed=self.seed,
-            progress=lambda number, best: (
-                rank_zero_info(f"NeatEvolution: generation {number}, best loss {-best:.4f}")
-                if number % 10 == 0
-                else None
-            ),
+            progress=_tell,
         )
         setattr(pl_module, self.network, found.network)
         with torch.no_grad():
@@ -148,6 +144,11 @@ class NeatEvolution(pl.Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = state_dict["start"]
+
+
+def _tell(generation: int, fitness: float) -> None:
+    if generation % 10 == 0:
+        rank_zero_info(f"NeatEvolution: generation {generation}, best loss {-fitness:.4f}")
 
 
 def _rows(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:

@@ -76,19 +76,23 @@ class PruneToSparse(pl.Callback):
                 f"PruneToSparse(network={self.network!r}): {type(pl_module).__name__} has no such network; "
                 f"it has {', '.join(child for child, _ in pl_module.named_children())}"
             )
-        if not isinstance(dense, SparseNetwork):
-            room_for_sparse(parent, name)
-        if stage != "fit":
-            return
-        if trainer.world_size > 1:
-            raise ValueError(
-                f"PruneToSparse runs in one process, got {trainer.world_size}; prune with devices=1, then go on from "
-                "its checkpoint in many"
-            )
         self._places = sum(weight.numel() for weight in _weights(dense))
-        if not isinstance(dense, SparseNetwork) and not self._places:
+        if isinstance(dense, SparseNetwork):
+            return
+        room_for_sparse(parent, name)
+        if stage == "fit" and not self._places:
             raise ValueError(
                 f"PruneToSparse(network={self.network!r}): there is no linear layer in {type(dense).__name__}"
+            )
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # By now a checkpoint has been read, after which there may be nothing left to prune.
+        parent, name = self._parent(pl_module)
+        if trainer.world_size > 1 and not isinstance(getattr(parent, name), SparseNetwork):
+            raise ValueError(
+                f"PruneToSparse prunes in one process, got {trainer.world_size}; prune with devices=1, then go on from "
+                "its checkpoint in many"
             )
 
     @override
@@ -110,7 +114,7 @@ class PruneToSparse(pl.Callback):
         network = getattr(parent, name)
         left = network.num_edges if isinstance(network, SparseNetwork) else self._places
         if self._places:  # 0 where a network came in that was sparse already
-            pl_module.log("prune/sparsity", 1 - left / self._places)
+            pl_module.log("prune/sparsity", 1 - left / self._places, sync_dist=True)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -246,7 +246,7 @@ class SparseEvolution(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._watched:
             everyone = self._watched.values()
-            weights = [watched.network.num_edges for watched in everyone]
+            weights = [max(1, watched.network.num_edges) for watched in everyone]
             sparsity = float(np.average([watched.sparsity for watched in everyone], weights=weights))
             pl_module.log("sparse_evolution/sparsity", sparsity, sync_dist=True)
             changed = float(sum(watched.changed for watched in everyone))

@@ -186,6 +186,19 @@ def test_bad_options(options, match):
         PruneToSparse(**options)
 
 
+@pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_two_processes_go_on_from_a_checkpoint_but_do_not_prune(tmp_path):
+    with pytest.raises(Exception, match="PruneToSparse prunes in one process, got 2"):
+        make_trainer(tmp_path, PruneToSparse(epoch=1), devices=2, strategy="ddp_fork").fit(make(), loader())
+    trainer = make_trainer(tmp_path, PruneToSparse(epoch=1, sparsity=0.8), epochs=2)
+    trainer.fit(make(), loader())
+    trainer.save_checkpoint(tmp_path / "sparse.ckpt")
+    both = make_trainer(tmp_path, PruneToSparse(epoch=1), devices=2, strategy="ddp_fork")
+    both.fit(make(), loader(), ckpt_path=tmp_path / "sparse.ckpt", weights_only=True)
+    assert both.callback_metrics["prune/sparsity"].item() == pytest.approx(0.8, abs=0.01)
+
+
 def test_what_cannot_be_pruned_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"network='net'.*has no such network; it has network"):
         make_trainer(tmp_path, PruneToSparse(network="net")).fit(make(), loader())
