@@ -5,7 +5,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fulgurite.models.sparse_network.cpu_activations import CLAMP, IDENTITY, clamp
-from fulgurite.models.sparse_network.cpu_aggregations import MEAN, combine
+from fulgurite.models.sparse_network.cpu_aggregations import MEAN, SUM, combine
 from fulgurite.models.sparse_network.cpu_compile import kernel
 from fulgurite.models.sparse_network.cpu_rows import activate_one, activate_row
 from fulgurite.models.sparse_network.cpu_schedule import CODE, FAMILY, FIRST, FLAGS, KIND, LAST, SLOT
@@ -160,25 +160,30 @@ def forward_one(
     """
     messages = scratch[1]
     one, zero = values.dtype.type(1), values.dtype.type(0)
-    num_inputs = len(x)
+    num_inputs, scaled = len(x), len(response) > 0
     for i in range(num_inputs):
         if spans[i, 0] < high and spans[i, 1] > low:
             values[i] = x[i]
     for g in range(low, high):
         for v in range(bounds[g], bounds[g + 1]):
             first, last, kind = steps[v, FIRST], steps[v, LAST], steps[v, KIND]
-            r = response[v] if len(response) else one
-            if kind <= MEAN:
+            if kind == SUM and not scaled:
+                z = bias[v]
+                for e in range(first, last):
+                    z += weight[e] * values[rows[e]]
+            elif kind <= MEAN:
                 a = zero
                 for e in range(first, last):
                     a += weight[e] * values[rows[e]]
+                r = response[v] if scaled else one
                 if kind == MEAN and last > first:
                     r /= values.dtype.type(last - first)
+                z = bias[v] + r * a
             else:
                 for i in range(last - first):
                     messages[i] = weight[first + i] * values[rows[first + i]]
-                a = combine(kind, messages, last - first, ranks)
-            z = bias[v] + r * a
+                r = response[v] if scaled else one
+                z = bias[v] + r * combine(kind, messages, last - first, ranks)
             act, family = steps[v, FLAGS] >> CODE, steps[v, FAMILY]
             if family == CLAMP:
                 z = clamp(z, knobs[act, 0], knobs[act, 1], one)

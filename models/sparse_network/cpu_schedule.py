@@ -173,5 +173,8 @@ def _drop(key: int, owner: "weakref.ref[Tensor]") -> None:
 
 
 def _versions(structure: Sequence[Tensor]) -> list[int]:
-    """How often each tensor was written to; tensors of inference mode do not count it."""
-    return [0 if tensor.is_inference() else tensor._version for tensor in structure]
+    """How often each tensor was written to."""
+    try:
+        return [tensor._version for tensor in structure]
+    except RuntimeError:  # tensors of inference mode do not count it
+        return []

@@ -211,12 +211,11 @@ def _check_types(
     if backend not in BACKENDS:
         raise ValueError(f"no kernels for backend {backend!r}; there are {' and '.join(map(repr, BACKENDS))}")
     given = (x, weight, bias, response)
-    types = {tensor.dtype for tensor in given}
-    if len(types) > 1 or not types <= {torch.float32, torch.float64}:
+    kind, device = x.dtype, x.device
+    if kind not in _TYPES or any(tensor.dtype is not kind for tensor in given):
         names = ", ".join(f"{name} {tensor.dtype}" for name, tensor in zip(_NAMES, given, strict=True))
         raise ValueError(f"got {names}; expected float32 everywhere or float64 everywhere")
-    devices = {tensor.device for tensor in (*given, *structure)}
-    if len(devices) > 1 or (backend == "cpu" and x.device.type != "cpu"):
+    if (backend == "cpu" and device.type != "cpu") or any(tensor.device != device for tensor in (*given, structure[0])):
         names = ", ".join(f"{name} on {tensor.device}" for name, tensor in zip(_NAMES, given, strict=True))
         raise ValueError(
             f"backend {backend!r} got {names}, the topology on {structure[0].device}; expected all on one device, "
@@ -224,4 +223,5 @@ def _check_types(
         )
 
 
+_TYPES = (torch.float32, torch.float64)
 _NAMES = ("x", "weight", "bias", "response")
