@@ -235,6 +235,16 @@ def test_under_other_settings_of_the_trainer(tmp_path, options):
     assert trainer.callback_metrics["train/accuracy"] > 0.5
 
 
+def test_a_compiled_network_evolves_as_the_plain_one(tmp_path):
+    plain, compiled = make(), make()
+    network = compiled.network
+    compiled.network = torch.compile(network, backend="eager")
+    for classifier in (plain, compiled):
+        make_trainer(tmp_path, SparseEvolution(every=4, stop=1.0)).fit(classifier, loader())
+    assert torch.equal(plain.network.edges, network.edges)
+    assert torch.equal(plain.network.weight, network.weight)
+
+
 class Two(pl.LightningModule):
     def __init__(self, optimizers=1):
         super().__init__()
