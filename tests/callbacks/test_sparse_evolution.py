@@ -235,6 +235,7 @@ def test_under_other_settings_of_the_trainer(tmp_path, options):
     assert trainer.callback_metrics["train/accuracy"] > 0.5
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler's own looking
 def test_a_compiled_network_evolves_as_the_plain_one(tmp_path):
     plain, compiled = make(), make()
     network = compiled.network
