@@ -12,7 +12,11 @@ import numpy as np
 
 from fulgurite.models.sparse_network.activations import ACTIVATIONS, SELU_ALPHA, SELU_SCALE
 from fulgurite.models.sparse_network.cpu_compile import kernel
-from fulgurite.models.sparse_network.cpu_elementwise import exponential, exponential_minus_one
+from fulgurite.models.sparse_network.cpu_elementwise import (
+    exponential,
+    exponential_minus_one,
+    logarithm_of_one_plus,
+)
 
 IDENTITY, CLAMP, LEAKY, ELU, GELU, SILU, SOFTPLUS, SIGMOID, TANH, SIN, GAUSS, ABS, SQUARE, CUBE = range(14)
 EXP, EXP_CLAMPED, SOFTPLUS_SCALED, INVERSE, LOG, HAT = range(14, 20)
@@ -63,6 +67,11 @@ NEEDS_INPUT = np.array([activation.needs_input for activation in _BY_ID])
 @kernel(forceinline=True)
 def _bounded(number: float, limit: float) -> float:
     return -limit if number < -limit else (limit if number > limit else number)
+
+
+@kernel(forceinline=True)
+def _log_one_plus_exp(z: float, one: float) -> float:
+    return (z if z > 0 else one - one) + logarithm_of_one_plus(exponential(-abs(z)))
 
 
 @kernel(forceinline=True)
@@ -141,7 +150,7 @@ def silu_slope(y: float, z: float, p: float, q: float, one: float) -> float:
 @kernel(forceinline=True)
 def softplus(z: float, p: float, q: float, one: float) -> float:
     """ln(1 + eᶻ), and z above p."""
-    return z if z > p else math.log1p(exponential(z))
+    return z if z > p else _log_one_plus_exp(z, one)
 
 
 @kernel(forceinline=True)
@@ -212,7 +221,7 @@ def exp_clamped_slope(y: float, z: float, p: float, q: float, one: float) -> flo
 @kernel(forceinline=True)
 def softplus_scaled(z: float, p: float, q: float, one: float) -> float:
     """ln(1 + e^{p·z})/p, p·z held in ±q."""
-    return math.log1p(exponential(_bounded(p * z, q))) / p
+    return _log_one_plus_exp(_bounded(p * z, q), one) / p
 
 
 @kernel(forceinline=True)

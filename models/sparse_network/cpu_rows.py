@@ -1,7 +1,7 @@
 """Activation functions and their derivatives over a node's row of samples, or of one number.
 
 The branch is taken once a row; each loop is plain enough to become vector instructions, but for those that call the C
-library (gelu, sin, the logarithms).
+library (gelu, sin and log).
 """
 
 from typing import Any
