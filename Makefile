@@ -12,11 +12,13 @@ $(BIN)/python:
 .venv/.demo: pyproject.toml | $(BIN)/python
 	@echo "Installing (torch is large: a few minutes the first time)"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[data]"
+	@rm -rf fulgurite.egg-info  # would hide the installed metadata from whoever runs Python in this folder
 	@touch $@
 
 .venv/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing (torch is large: a few minutes the first time)"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	@rm -rf fulgurite.egg-info
 	@touch $@ .venv/.demo
 
 demo: .venv/.demo

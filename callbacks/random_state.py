@@ -71,6 +71,10 @@ class RandomState(pl.Callback):
             )
             return
         set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
+        # A module that asks for `trainer.estimated_stepping_batches` while it configures its optimizers has the loaders
+        # set up before this hook: their first iterator has drawn its seed from another state, and is made anew.
+        if trainer.fit_loop._combined_loader is not None and trainer.fit_loop._data_fetcher is not None:
+            iter(trainer.fit_loop._data_fetcher)
 
 
 def random_state(device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -32,10 +32,18 @@ class Noisy(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder: Path, epochs, *, resume=None, callbacks=True, devices=1, validate=True):
+class Scheduled(Noisy):
+    """Has the loaders set up before any hook of a callback runs."""
+
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches > 0
+        return super().configure_optimizers()
+
+
+def fit(folder: Path, epochs, *, resume=None, callbacks=True, devices=1, validate=True, kind=Noisy, workers=0):
     pl.seed_everything(7 if resume is None else 99)  # a resumed process starts from another state
     data = TensorDataset(torch.arange(64.0).reshape(16, 4) / 64)
-    module = Noisy()
+    module = kind()
     checkpoint = pl.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     trainer = pl.Trainer(
         default_root_dir=folder,
@@ -49,7 +57,7 @@ def fit(folder: Path, epochs, *, resume=None, callbacks=True, devices=1, validat
     )
     trainer.fit(
         module,
-        DataLoader(data, batch_size=4, shuffle=True),
+        DataLoader(data, batch_size=4, shuffle=True, num_workers=workers),
         DataLoader(data, batch_size=8) if validate else None,
         ckpt_path=resume,
         weights_only=True,
@@ -67,6 +75,16 @@ def test_a_resumed_run_is_bit_identical(tmp_path, validate):
     whole = fit(tmp_path / "whole", 4, validate=validate)
     fit(tmp_path / "part", 2, validate=validate)
     resumed = fit(tmp_path / "part", 4, resume=tmp_path / "part" / "epoch=1.ckpt", validate=validate)
+    assert resumed.seen == whole.seen[8:]
+    assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_so_is_one_whose_loaders_are_set_up_early(tmp_path, workers):
+    options = {"kind": Scheduled, "workers": workers}
+    whole = fit(tmp_path / "whole", 4, **options)
+    fit(tmp_path / "part", 2, **options)
+    resumed = fit(tmp_path / "part", 4, resume=tmp_path / "part" / "epoch=1.ckpt", **options)
     assert resumed.seen == whole.seen[8:]
     assert same(whole, resumed)
 
