@@ -25,6 +25,7 @@ from fulgurite.models.sparse_network.cpu_vectors import LANES
 _NODE_COST = 8
 # A weight's gradient sums so many samples in registers before it is added up.
 _SAMPLES_TOGETHER = 128
+# Scratch up to this size is kept for the next call.
 _KEPT_BYTES = 32 * 2**20
 
 _scratch = threading.local()
@@ -112,8 +113,6 @@ def forward(
     def load(tile: int) -> None:
         begin, count, _ = _extent(tile, width, batch)
         load_inputs(xs, begin, count, numbers, schedule.spans, -1, schedule.num_groups, kept[tile])
-
-    threads.for_each(load, [(tile,) for tile in range(tiles)], work=schedule.num_inputs * batch)
 
     def train(tile: int, low: int, high: int) -> None:
         compute(tile, low, high, kept[tile])

@@ -93,18 +93,8 @@ def sweep_tile(
             if steps[v, FLAGS] & SEEDED:
                 for j in range(pitch):
                     deltas[num_inputs + v, j] = zero
-        _add_outputs(
-            grad_y,
-            sample,
-            width,
-            out_columns,
-            out_rows,
-            out_bounds[g],
-            out_bounds[g + 1],
-            num_inputs,
-            num_nodes,
-            deltas,
-        )
+        start, stop = out_bounds[g], out_bounds[g + 1]
+        _add_outputs(grad_y, sample, width, out_columns, out_rows, start, stop, num_inputs, num_nodes, deltas)
         for v in range(bounds[g + 1] - 1, bounds[g] - 1, -1):
             row, kind, flags = num_inputs + v, steps[v, KIND], steps[v, FLAGS]
             first, last, act = steps[v, FIRST], steps[v, LAST], flags >> CODE
