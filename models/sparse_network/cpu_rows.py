@@ -8,58 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fulgurite.models.sparse_network.cpu_activations import (
-    ABS,
-    CLAMP,
-    CUBE,
-    ELU,
-    EXP,
-    EXP_CLAMPED,
-    GAUSS,
-    GELU,
-    HAT,
-    IDENTITY,
-    INVERSE,
-    LEAKY,
-    LOG,
-    SIGMOID,
-    SILU,
-    SIN,
-    SOFTPLUS,
-    SOFTPLUS_SCALED,
-    SQUARE,
-    TANH,
-    absolute_slope,
-    clamp,
-    clamp_slope,
-    elu,
-    elu_slope,
-    exp_clamped,
-    exp_clamped_slope,
-    gauss,
-    gauss_slope,
-    gelu,
-    gelu_slope,
-    hat,
-    hat_slope,
-    inverse,
-    leaky,
-    leaky_slope,
-    log,
-    log_slope,
-    sigmoid,
-    sigmoid_slope,
-    silu,
-    silu_slope,
-    sine,
-    sine_slope,
-    softplus,
-    softplus_scaled,
-    softplus_scaled_slope,
-    softplus_slope,
-    tanh,
-    tanh_slope,
-)
+from fulgurite.models.sparse_network import cpu_activations as phi
 from fulgurite.models.sparse_network.cpu_compile import kernel
 from fulgurite.models.sparse_network.cpu_elementwise import exponential
 
@@ -70,66 +19,66 @@ Real = NDArray[Any]
 def activate_row(family: int, p: float, q: float, z: Real, table: Real, row: int, columns: int) -> None:
     """``table[row, :columns] = φ(z)``; z (T,), table (N, T), p and q of the table's type."""
     one = table.dtype.type(1)
-    if family == IDENTITY:
+    if family == phi.IDENTITY:
         for j in range(columns):
             table[row, j] = z[j]
-    elif family == CLAMP:
+    elif family == phi.CLAMP:
         for j in range(columns):
-            table[row, j] = clamp(z[j], p, q, one)
-    elif family == LEAKY:
+            table[row, j] = phi.clamp(z[j], p, q, one)
+    elif family == phi.LEAKY:
         for j in range(columns):
-            table[row, j] = leaky(z[j], p, q, one)
-    elif family == ELU:
+            table[row, j] = phi.leaky(z[j], p, q, one)
+    elif family == phi.ELU:
         for j in range(columns):
-            table[row, j] = elu(z[j], p, q, one)
-    elif family == GELU:
+            table[row, j] = phi.elu(z[j], p, q, one)
+    elif family == phi.GELU:
         for j in range(columns):
-            table[row, j] = gelu(z[j], p, q, one)
-    elif family == SILU:
+            table[row, j] = phi.gelu(z[j], p, q, one)
+    elif family == phi.SILU:
         for j in range(columns):
-            table[row, j] = silu(z[j], p, q, one)
-    elif family == SOFTPLUS:
+            table[row, j] = phi.silu(z[j], p, q, one)
+    elif family == phi.SOFTPLUS:
         for j in range(columns):
-            table[row, j] = softplus(z[j], p, q, one)
-    elif family == SIGMOID:
+            table[row, j] = phi.softplus(z[j], p, q, one)
+    elif family == phi.SIGMOID:
         for j in range(columns):
-            table[row, j] = sigmoid(z[j], p, q, one)
-    elif family == TANH:
+            table[row, j] = phi.sigmoid(z[j], p, q, one)
+    elif family == phi.TANH:
         for j in range(columns):
-            table[row, j] = tanh(z[j], p, q, one)
-    elif family == SIN:
+            table[row, j] = phi.tanh(z[j], p, q, one)
+    elif family == phi.SIN:
         for j in range(columns):
-            table[row, j] = sine(z[j], p, q, one)
-    elif family == GAUSS:
+            table[row, j] = phi.sine(z[j], p, q, one)
+    elif family == phi.GAUSS:
         for j in range(columns):
-            table[row, j] = gauss(z[j], p, q, one)
-    elif family == ABS:
+            table[row, j] = phi.gauss(z[j], p, q, one)
+    elif family == phi.ABS:
         for j in range(columns):
             table[row, j] = abs(z[j])
-    elif family == SQUARE:
+    elif family == phi.SQUARE:
         for j in range(columns):
             table[row, j] = z[j] * z[j]
-    elif family == CUBE:
+    elif family == phi.CUBE:
         for j in range(columns):
             table[row, j] = z[j] * z[j] * z[j]
-    elif family == EXP:
+    elif family == phi.EXP:
         for j in range(columns):
             table[row, j] = exponential(z[j])
-    elif family == EXP_CLAMPED:
+    elif family == phi.EXP_CLAMPED:
         for j in range(columns):
-            table[row, j] = exp_clamped(z[j], p, q, one)
-    elif family == SOFTPLUS_SCALED:
+            table[row, j] = phi.exp_clamped(z[j], p, q, one)
+    elif family == phi.SOFTPLUS_SCALED:
         for j in range(columns):
-            table[row, j] = softplus_scaled(z[j], p, q, one)
-    elif family == INVERSE:
+            table[row, j] = phi.softplus_scaled(z[j], p, q, one)
+    elif family == phi.INVERSE:
         for j in range(columns):
-            table[row, j] = inverse(z[j], p, q, one)
-    elif family == LOG:
+            table[row, j] = phi.inverse(z[j], p, q, one)
+    elif family == phi.LOG:
         for j in range(columns):
-            table[row, j] = log(z[j], p, q, one)
-    elif family == HAT:
+            table[row, j] = phi.log(z[j], p, q, one)
+    elif family == phi.HAT:
         for j in range(columns):
-            table[row, j] = hat(z[j], p, q, one)
+            table[row, j] = phi.hat(z[j], p, q, one)
 
 
 @kernel()
@@ -138,107 +87,107 @@ def slope_row(
 ) -> None:
     """``table[row, :columns] = grad ∘ φ′``, with y's row (N, T) and, where φ′ is of the input, z (T,)."""
     one = table.dtype.type(1)
-    if family == IDENTITY:
+    if family == phi.IDENTITY:
         for j in range(columns):
             table[row, j] = grad[j]
-    elif family == CLAMP:
+    elif family == phi.CLAMP:
         for j in range(columns):
-            table[row, j] = grad[j] * clamp_slope(y[row, j], z[j], p, q, one)
-    elif family == LEAKY:
+            table[row, j] = grad[j] * phi.clamp_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.LEAKY:
         for j in range(columns):
-            table[row, j] = grad[j] * leaky_slope(y[row, j], z[j], p, q, one)
-    elif family == ELU:
+            table[row, j] = grad[j] * phi.leaky_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.ELU:
         for j in range(columns):
-            table[row, j] = grad[j] * elu_slope(y[row, j], z[j], p, q, one)
-    elif family == GELU:
+            table[row, j] = grad[j] * phi.elu_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.GELU:
         for j in range(columns):
-            table[row, j] = grad[j] * gelu_slope(y[row, j], z[j], p, q, one)
-    elif family == SILU:
+            table[row, j] = grad[j] * phi.gelu_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.SILU:
         for j in range(columns):
-            table[row, j] = grad[j] * silu_slope(y[row, j], z[j], p, q, one)
-    elif family == SOFTPLUS:
+            table[row, j] = grad[j] * phi.silu_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.SOFTPLUS:
         for j in range(columns):
-            table[row, j] = grad[j] * softplus_slope(y[row, j], z[j], p, q, one)
-    elif family == SIGMOID:
+            table[row, j] = grad[j] * phi.softplus_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.SIGMOID:
         for j in range(columns):
-            table[row, j] = grad[j] * sigmoid_slope(y[row, j], z[j], p, q, one)
-    elif family == TANH:
+            table[row, j] = grad[j] * phi.sigmoid_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.TANH:
         for j in range(columns):
-            table[row, j] = grad[j] * tanh_slope(y[row, j], z[j], p, q, one)
-    elif family == SIN:
+            table[row, j] = grad[j] * phi.tanh_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.SIN:
         for j in range(columns):
-            table[row, j] = grad[j] * sine_slope(y[row, j], z[j], p, q, one)
-    elif family == GAUSS:
+            table[row, j] = grad[j] * phi.sine_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.GAUSS:
         for j in range(columns):
-            table[row, j] = grad[j] * gauss_slope(y[row, j], z[j], p, q, one)
-    elif family == ABS:
+            table[row, j] = grad[j] * phi.gauss_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.ABS:
         for j in range(columns):
-            table[row, j] = grad[j] * absolute_slope(y[row, j], z[j], p, q, one)
-    elif family == SQUARE:
+            table[row, j] = grad[j] * phi.absolute_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.SQUARE:
         for j in range(columns):
             table[row, j] = grad[j] * (z[j] + z[j])
-    elif family == CUBE:
+    elif family == phi.CUBE:
         for j in range(columns):
             table[row, j] = grad[j] * (one + one + one) * z[j] * z[j]
-    elif family == EXP:
+    elif family == phi.EXP:
         for j in range(columns):
             table[row, j] = grad[j] * y[row, j]
-    elif family == EXP_CLAMPED:
+    elif family == phi.EXP_CLAMPED:
         for j in range(columns):
-            table[row, j] = grad[j] * exp_clamped_slope(y[row, j], z[j], p, q, one)
-    elif family == SOFTPLUS_SCALED:
+            table[row, j] = grad[j] * phi.exp_clamped_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.SOFTPLUS_SCALED:
         for j in range(columns):
-            table[row, j] = grad[j] * softplus_scaled_slope(y[row, j], z[j], p, q, one)
-    elif family == INVERSE:
+            table[row, j] = grad[j] * phi.softplus_scaled_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.INVERSE:
         for j in range(columns):
             table[row, j] = -grad[j] * y[row, j] * y[row, j]
-    elif family == LOG:
+    elif family == phi.LOG:
         for j in range(columns):
-            table[row, j] = grad[j] * log_slope(y[row, j], z[j], p, q, one)
-    elif family == HAT:
+            table[row, j] = grad[j] * phi.log_slope(y[row, j], z[j], p, q, one)
+    elif family == phi.HAT:
         for j in range(columns):
-            table[row, j] = grad[j] * hat_slope(y[row, j], z[j], p, q, one)
+            table[row, j] = grad[j] * phi.hat_slope(y[row, j], z[j], p, q, one)
 
 
 @kernel()
 def activate_one(family: int, p: float, q: float, z: float, one: float) -> float:
     """φ(z) of one number."""
-    if family == CLAMP:
-        return clamp(z, p, q, one)
-    if family == LEAKY:
-        return leaky(z, p, q, one)
-    if family == ELU:
-        return elu(z, p, q, one)
-    if family == GELU:
-        return gelu(z, p, q, one)
-    if family == SILU:
-        return silu(z, p, q, one)
-    if family == SOFTPLUS:
-        return softplus(z, p, q, one)
-    if family == SIGMOID:
-        return sigmoid(z, p, q, one)
-    if family == TANH:
-        return tanh(z, p, q, one)
-    if family == SIN:
-        return sine(z, p, q, one)
-    if family == GAUSS:
-        return gauss(z, p, q, one)
-    if family == ABS:
+    if family == phi.CLAMP:
+        return phi.clamp(z, p, q, one)
+    if family == phi.LEAKY:
+        return phi.leaky(z, p, q, one)
+    if family == phi.ELU:
+        return phi.elu(z, p, q, one)
+    if family == phi.GELU:
+        return phi.gelu(z, p, q, one)
+    if family == phi.SILU:
+        return phi.silu(z, p, q, one)
+    if family == phi.SOFTPLUS:
+        return phi.softplus(z, p, q, one)
+    if family == phi.SIGMOID:
+        return phi.sigmoid(z, p, q, one)
+    if family == phi.TANH:
+        return phi.tanh(z, p, q, one)
+    if family == phi.SIN:
+        return phi.sine(z, p, q, one)
+    if family == phi.GAUSS:
+        return phi.gauss(z, p, q, one)
+    if family == phi.ABS:
         return abs(z)
-    if family == SQUARE:
+    if family == phi.SQUARE:
         return z * z
-    if family == CUBE:
+    if family == phi.CUBE:
         return z * z * z
-    if family == EXP:
+    if family == phi.EXP:
         return exponential(z)
-    if family == EXP_CLAMPED:
-        return exp_clamped(z, p, q, one)
-    if family == SOFTPLUS_SCALED:
-        return softplus_scaled(z, p, q, one)
-    if family == INVERSE:
-        return inverse(z, p, q, one)
-    if family == LOG:
-        return log(z, p, q, one)
-    if family == HAT:
-        return hat(z, p, q, one)
+    if family == phi.EXP_CLAMPED:
+        return phi.exp_clamped(z, p, q, one)
+    if family == phi.SOFTPLUS_SCALED:
+        return phi.softplus_scaled(z, p, q, one)
+    if family == phi.INVERSE:
+        return phi.inverse(z, p, q, one)
+    if family == phi.LOG:
+        return phi.log(z, p, q, one)
+    if family == phi.HAT:
+        return phi.hat(z, p, q, one)
     return z
