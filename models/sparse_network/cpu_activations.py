@@ -13,9 +13,12 @@ import numpy as np
 from fulgurite.models.sparse_network.activations import ACTIVATIONS, SELU_ALPHA, SELU_SCALE
 from fulgurite.models.sparse_network.cpu_compile import kernel
 from fulgurite.models.sparse_network.cpu_elementwise import (
+    NEARBY,
+    cosine_nearby,
     exponential,
     exponential_minus_one,
     logarithm_of_one_plus,
+    sine_nearby,
 )
 
 IDENTITY, CLAMP, LEAKY, ELU, GELU, SILU, SOFTPLUS, SIGMOID, TANH, SIN, GAUSS, ABS, SQUARE, CUBE = range(14)
@@ -185,6 +188,24 @@ def sine(z: float, p: float, q: float, one: float) -> float:
 def sine_slope(y: float, z: float, p: float, q: float, one: float) -> float:
     """p·cos(p·z) within."""
     return p * math.cos(p * z) if abs(p * z) <= q else one - one
+
+
+@kernel(forceinline=True)
+def is_nearby(z: float, p: float, q: float) -> bool:
+    """Whether the functions right below hold."""
+    return abs(_bounded(p * z, q)) <= NEARBY
+
+
+@kernel(forceinline=True)
+def sine_close(z: float, p: float, q: float, one: float) -> float:
+    """As :func:`sine`, in vector instructions."""
+    return sine_nearby(_bounded(p * z, q))
+
+
+@kernel(forceinline=True)
+def sine_close_slope(y: float, z: float, p: float, q: float, one: float) -> float:
+    """As :func:`sine_slope`, in vector instructions."""
+    return p * cosine_nearby(_bounded(p * z, q)) if abs(p * z) <= q else one - one
 
 
 @kernel(forceinline=True)

@@ -7,6 +7,7 @@ series of :math:`e^r - 1` is exact to rounding. For float32 and float64; within 
 # mypy: disallow-untyped-defs=False
 # numba chooses an implementation by the types that it hands to these functions.
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from numba.extending import overload
 # Sums must be taken as written: the two parts of ln 2 are subtracted one after the other for their rounding.
 _OPTIONS: Any = {"fastmath": {"contract"}, "error_model": "numpy", "forceinline": True}
 _LOG2E = 1.4426950408889634
+# As far out, whole multiples of π can be subtracted in three parts without loss.
+NEARBY = 8192.0
 
 
 def exponential(x):
@@ -31,6 +34,16 @@ def exponential_minus_one(x):
 def logarithm_of_one_plus(x):
     """ln(1 + x) for 0 ≤ x ≤ 1 without loss for small x; elsewhere it is wrong, but NaN of NaN."""
     return x.dtype.type(np.log1p(x))
+
+
+def sine_nearby(x):
+    """Sin x for |x| ≤ ``NEARBY``; elsewhere, and of NaN, it is undefined."""
+    return x.dtype.type(np.sin(x))
+
+
+def cosine_nearby(x):
+    """Cos x, likewise."""
+    return x.dtype.type(np.cos(x))
 
 
 def _split(x):
@@ -87,6 +100,73 @@ def _split_compiled(x):
         return r + r * r * polynomial(r), s, t
 
     return split
+
+
+def _reduced_sine(x):
+    """(r, k) ↦ (−1)ᵏ·sin(r − the rest of k·π), and the parts of π; None for other types."""
+    if x == types.float32:
+        real: Any = np.float32
+        parts = (real(3.140625), real(0.0009670257568359375), real(6.27832957300962643e-07))
+        c3, c5, c7, c9, c11, c13 = (real((-1) ** n / math.factorial(2 * n + 1)) for n in range(1, 7))
+
+        def series(v):
+            return c3 + v * (c5 + v * (c7 + v * (c9 + v * (c11 + v * c13))))
+
+    elif x == types.float64:
+        real = np.float64
+        parts = (real(3.1415926218032837), real(3.178650942459171e-08), real(1.2246468653218022e-16))
+        d3, d5, d7, d9, d11, d13, d15, d17, d19, d21, d23 = (
+            real((-1) ** n / math.factorial(2 * n + 1)) for n in range(1, 12)
+        )
+
+        def series(v):
+            upper = d13 + v * (d15 + v * (d17 + v * (d19 + v * (d21 + v * d23))))
+            return d3 + v * (d5 + v * (d7 + v * (d9 + v * (d11 + v * upper))))
+
+    else:
+        return None
+    polynomial = njit(**_OPTIONS)(series)
+
+    def sine(r, k):
+        v = r * r
+        y = r + r * v * polynomial(v)
+        return -y if k & 1 else y
+
+    return real, parts, njit(**_OPTIONS)(sine)
+
+
+@overload(sine_nearby, jit_options=_OPTIONS)
+def _sine_compiled(x):
+    found = _reduced_sine(x)
+    if found is None:
+        return None
+    real, (first, second, third), sine = found
+    half, inverse = real(0.5), real(1 / math.pi)
+
+    def compute(x):
+        n = np.floor(x * inverse + half)
+        r = ((x - n * first) - n * second) - n * third
+        return sine(r, np.int32(n))
+
+    return compute
+
+
+@overload(cosine_nearby, jit_options=_OPTIONS)
+def _cosine_compiled(x):
+    found = _reduced_sine(x)
+    if found is None:
+        return None
+    real, (first, second, third), sine = found
+    half, inverse = real(0.5), real(1 / math.pi)
+
+    def compute(x):
+        # cos x = −(−1)ᵏ·sin(x − (k + ½)·π) with k = ⌊x/π⌋.
+        n = np.floor(x * inverse)
+        m = n + half
+        r = ((x - m * first) - m * second) - m * third
+        return sine(r, np.int32(n) + 1)
+
+    return compute
 
 
 @overload(exponential, jit_options=_OPTIONS)

@@ -1,7 +1,7 @@
 """Activation functions and their derivatives over a node's row of samples, or of one number.
 
 The branch is taken once a row; each loop is plain enough to become vector instructions, but for those that call the C
-library (gelu, sin and log).
+library (gelu, log, and sin of large numbers).
 """
 
 from typing import Any
@@ -13,6 +13,14 @@ from fulgurite.models.sparse_network.cpu_compile import kernel
 from fulgurite.models.sparse_network.cpu_elementwise import exponential
 
 Real = NDArray[Any]
+
+
+@kernel(forceinline=True)
+def _all_nearby(z: Real, p: float, q: float, columns: int) -> bool:
+    far = 0
+    for j in range(columns):
+        far += 0 if phi.is_nearby(z[j], p, q) else 1
+    return far == 0
 
 
 @kernel()
@@ -47,8 +55,12 @@ def activate_row(family: int, p: float, q: float, z: Real, table: Real, row: int
         for j in range(columns):
             table[row, j] = phi.tanh(z[j], p, q, one)
     elif family == phi.SIN:
-        for j in range(columns):
-            table[row, j] = phi.sine(z[j], p, q, one)
+        if _all_nearby(z, p, q, columns):
+            for j in range(columns):
+                table[row, j] = phi.sine_close(z[j], p, q, one)
+        else:
+            for j in range(columns):
+                table[row, j] = phi.sine(z[j], p, q, one)
     elif family == phi.GAUSS:
         for j in range(columns):
             table[row, j] = phi.gauss(z[j], p, q, one)
@@ -115,8 +127,12 @@ def slope_row(
         for j in range(columns):
             table[row, j] = grad[j] * phi.tanh_slope(y[row, j], z[j], p, q, one)
     elif family == phi.SIN:
-        for j in range(columns):
-            table[row, j] = grad[j] * phi.sine_slope(y[row, j], z[j], p, q, one)
+        if _all_nearby(z, p, q, columns):
+            for j in range(columns):
+                table[row, j] = grad[j] * phi.sine_close_slope(y[row, j], z[j], p, q, one)
+        else:
+            for j in range(columns):
+                table[row, j] = grad[j] * phi.sine_slope(y[row, j], z[j], p, q, one)
     elif family == phi.GAUSS:
         for j in range(columns):
             table[row, j] = grad[j] * phi.gauss_slope(y[row, j], z[j], p, q, one)

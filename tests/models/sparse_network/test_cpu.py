@@ -103,7 +103,27 @@ def test_activations_over_their_whole_range(name):
     topology, _ = compile_topology(
         [(0, 1)], num_inputs=1, outputs=[1], activations=ACTIVATIONS[name].id, aggregations=0
     )
-    special = [0.0, 1.0, -1.0, 3.4, -3.4, 12.0, -12.0, 20.0, 20.5, 32.0, 60.0, -60.0, 1e-7, 88.0, -100.0, 800.0, -800.0]
+    special = [
+        0.0,
+        1.0,
+        -1.0,
+        3.4,
+        -3.4,
+        12.0,
+        -12.0,
+        20.0,
+        20.5,
+        32.0,
+        60.0,
+        -60.0,
+        1e-7,
+        88.0,
+        -100.0,
+        800.0,
+        -800.0,
+        3e4,
+        -1e6,
+    ]
     z = torch.tensor([*special, math.inf, -math.inf, math.nan, *np.linspace(-15, 15, 301)], dtype=torch.float64)
     z = z[:, None].clone().requires_grad_()
     y = sparse_network(z, torch.ones(1).double(), torch.zeros(1).double(), None, topology)

@@ -3,9 +3,12 @@ import pytest
 
 from fulgurite.models.sparse_network.cpu_compile import kernel
 from fulgurite.models.sparse_network.cpu_elementwise import (
+    NEARBY,
+    cosine_nearby,
     exponential,
     exponential_minus_one,
     logarithm_of_one_plus,
+    sine_nearby,
 )
 
 
@@ -25,6 +28,18 @@ def exponentials_minus_one(x, out):
 def logarithms(x, out):
     for i in range(len(x)):
         out[i] = logarithm_of_one_plus(x[i])
+
+
+@kernel()
+def sines(x, out):
+    for i in range(len(x)):
+        out[i] = sine_nearby(x[i])
+
+
+@kernel()
+def cosines(x, out):
+    for i in range(len(x)):
+        out[i] = cosine_nearby(x[i])
 
 
 def applied(function, x):
@@ -54,6 +69,17 @@ def test_logarithms_between_0_and_1(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("mine", "numpys"), [(sines, np.sin), (cosines, np.cos)])
+def test_sines_within_two_roundings_of_1(mine, numpys, dtype):
+    x = np.concatenate([np.linspace(-NEARBY, NEARBY, 100_001), np.linspace(-7, 7, 20_001), np.arange(-99, 99) * np.pi])
+    x = x.astype(dtype)
+    error = np.abs(applied(mine, x) - numpys(x.astype(np.longdouble)))
+    assert error.max() <= 2 * np.finfo(dtype).eps
+    small = np.geomspace(1e-30, 0.1, 1000).astype(dtype)
+    np.testing.assert_allclose(applied(sines, small), np.sin(small), rtol=2 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_ends_of_the_range(dtype):
     x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0], dtype)
     np.testing.assert_array_equal(applied(exponentials, x), np.array([np.nan, np.inf, 0, np.inf, 0, 1], dtype))
@@ -78,3 +104,4 @@ def test_uncompiled_they_are_numpys():
     assert exponential(np.float32(1.0)) == np.exp(np.float32(1.0))
     assert exponential_minus_one(np.float64(1e-9)) == np.expm1(1e-9)
     assert logarithm_of_one_plus(np.float64(1e-9)) == np.log1p(1e-9)
+    assert (sine_nearby(np.float64(1)), cosine_nearby(np.float64(1))) == (np.sin(1), np.cos(1))
