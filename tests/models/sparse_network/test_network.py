@@ -43,7 +43,8 @@ def results(network, x, backend):
     y = network(x)
     weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
     parameters = [parameter for parameter in network.parameters() if parameter is not None]
-    return y, *torch.autograd.grad((y * weights).sum(), [x, *parameters])
+    # Where no output depends on a parameter, plain torch operations leave it out and the operator gives zeros.
+    return y, *torch.autograd.grad((y * weights).sum(), [x, *parameters], allow_unused=True, materialize_grads=True)
 
 
 def by_hand(edges, weight, bias, x, *, inputs, nodes, outputs, activation=torch.tanh):
