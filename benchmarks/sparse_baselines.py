@@ -8,6 +8,7 @@ weights, but for the scalar loop and neat-python.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -22,7 +23,7 @@ Forward = Callable[[Tensor], Tensor]
 
 def _level_ranges(topology: Topology) -> list[tuple[int, int]]:
     ends = topology.level_ptr.tolist()
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))
 
 
 def _activate(cap: float | None) -> Callable[[Tensor], Tensor]:
@@ -31,7 +32,13 @@ def _activate(cap: float | None) -> Callable[[Tensor], Tensor]:
 
 @numba.njit(nogil=True, cache=False)
 def _scalar(
-    x: np.ndarray, ptr: np.ndarray, src: np.ndarray, weight: np.ndarray, bias: np.ndarray, cap: float, values: np.ndarray
+    x: np.ndarray,
+    ptr: np.ndarray,
+    src: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    cap: float,
+    values: np.ndarray,
 ) -> None:
     inputs = x.shape[1]
     for sample in range(x.shape[0]):

@@ -143,7 +143,12 @@ def measure_radix(quick: bool) -> dict[str, Any]:
         found = compete({name: pinned(threads, call) for name, (threads, call) in calls.items()})
         rows[str(batch)] = rates(found, edges, batch)
         print(f"radix forward B={batch}", show(rows[str(batch)]), flush=True)
-    return {"layers": layers, "edges": edges, "alive": alive(net, radix_inputs("mixed", 1024, 256, seed=0)), "rows": rows}
+    return {
+        "layers": layers,
+        "edges": edges,
+        "alive": alive(net, radix_inputs("mixed", 1024, 256, seed=0)),
+        "rows": rows,
+    }
 
 
 def pinned(threads: int, call: Callable[[], object]) -> Callable[[], object]:
@@ -195,7 +200,9 @@ def measure_training(quick: bool) -> dict[str, Any]:
 def random_dag(nodes: int, edges: int, levels: int, *, inputs: int = 32, seed: int = 0) -> SparseNetwork:
     """A random DAG with as many levels: a spine of one edge a node from the level before, other edges from anywhere."""
     rng = np.random.default_rng(seed)
-    level = np.concatenate([np.zeros(inputs, int), np.arange(1, levels + 1), rng.integers(1, levels + 1, nodes - levels)])
+    level = np.concatenate(
+        [np.zeros(inputs, int), np.arange(1, levels + 1), rng.integers(1, levels + 1, nodes - levels)]
+    )
     level[inputs:].sort()
     first = np.searchsorted(level, np.arange(levels + 2))
     targets = np.arange(inputs, inputs + nodes)

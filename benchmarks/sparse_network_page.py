@@ -14,8 +14,9 @@ def report(results: dict[str, Any]) -> str:
         f"`python benchmarks/sparse_network.py`, {results['date']}. {results['machine']}.",
         "float32, compiled kernels warm, threads pinned to cores (one thread where nothing else is said), competitors "
         "taking turns in every round; medians and quartiles of seven rounds (three where a call takes seconds). "
-        "1 GE/s = 10⁹ edges × samples a second; nothing is skipped, so these rates are not comparable with GraphChallenge "
-        "records that leave out dead inputs. Inputs are synthetic; RadiX stands for the GraphChallenge topology.",
+        "1 GE/s = 10⁹ edges × samples a second; nothing is skipped, so these rates are not comparable with "
+        "GraphChallenge records that leave out dead inputs. Inputs are synthetic; RadiX stands for the GraphChallenge "
+        "topology.",
     ]
     for name, write in SECTIONS.items():
         if name in results:
@@ -90,7 +91,8 @@ def _population(found: dict[str, Any]) -> list[str]:
     low, middle, high = found["edges"]
     return [
         f"### {found['genomes']:,} unlike genomes × {found['batch']} samples, one call",
-        f"neat-python genomes with {low} to {high} edges (median {middle}); outputs agree to {found['difference']:.1g}.",
+        f"neat-python genomes with {low} to {high} edges (median {middle}); outputs agree to "
+        f"{found['difference']:.1g}.",
         markdown(
             ("", "ms (quartiles)", "neat-python ÷ this"),
             [(name, _milliseconds(values), f"{theirs / values[0]:,.0f}×") for name, values in seconds.items()],

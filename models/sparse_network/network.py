@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fulgurite.models.sparse_network.backends import BACKENDS, DTYPES, Backend, evaluate_by, matching
-from fulgurite.models.sparse_network.choice import Chooser, Trial, can_time
+from fulgurite.models.sparse_network.choice.backends import BACKENDS, DTYPES, Backend, evaluate_by, matching
+from fulgurite.models.sparse_network.choice.choice import Chooser, Trial, can_time
+from fulgurite.models.sparse_network.choice.dense import DensePlan, plan_dense
+from fulgurite.models.sparse_network.choice.explanation import Explanation, explain
 from fulgurite.models.sparse_network.definition import Definition, Names, define
-from fulgurite.models.sparse_network.dense import DensePlan, plan_dense
 from fulgurite.models.sparse_network.edge_list import Duplicates
-from fulgurite.models.sparse_network.explanation import Explanation, explain
 from fulgurite.models.sparse_network.rewirable import RewirableModule, Values, flat_values
 from fulgurite.plugins.registry import nearest
 
@@ -217,41 +217,41 @@ class SparseNetwork(RewirableModule):
 
     @classmethod
     def from_sequential(cls, module: nn.Module, **options: Any) -> "SparseNetwork":
-        """Convert a pruned module; see :func:`fulgurite.models.sparse_network.sequential.from_sequential`."""
-        from fulgurite.models.sparse_network.sequential import from_sequential
+        """Convert a pruned module; see :func:`fulgurite.models.sparse_network.convert.sequential.from_sequential`."""
+        from fulgurite.models.sparse_network.convert.sequential import from_sequential
 
         return from_sequential(module, **options)
 
     @classmethod
     def from_genome(cls, genome: Any, config: Any, **options: Any) -> "SparseNetwork":
-        """Convert neat-python's genome; see :func:`fulgurite.models.sparse_network.genome.from_genome`."""
-        from fulgurite.models.sparse_network.genome import from_genome
+        """Convert neat-python's genome; see :func:`fulgurite.models.sparse_network.convert.genome.from_genome`."""
+        from fulgurite.models.sparse_network.convert.genome import from_genome
 
         return from_genome(genome, config, **options)
 
     @classmethod
     def from_networkx(cls, graph: Any, **options: Any) -> "SparseNetwork":
-        """Convert a directed graph; see :func:`fulgurite.models.sparse_network.graphs.from_networkx`."""
-        from fulgurite.models.sparse_network.graphs import from_networkx
+        """Convert a directed graph; see :func:`fulgurite.models.sparse_network.convert.graphs.from_networkx`."""
+        from fulgurite.models.sparse_network.convert.graphs import from_networkx
 
         return from_networkx(graph, **options)
 
     @classmethod
     def from_csr(cls, matrices: Sequence[Any], **options: Any) -> "SparseNetwork":
-        """Convert a list of sparse matrices; see :func:`fulgurite.models.sparse_network.graphs.from_csr`."""
-        from fulgurite.models.sparse_network.graphs import from_csr
+        """Convert a list of sparse matrices; see :func:`fulgurite.models.sparse_network.convert.graphs.from_csr`."""
+        from fulgurite.models.sparse_network.convert.graphs import from_csr
 
         return from_csr(matrices, **options)
 
     def to_networkx(self) -> Any:
-        """Give a ``networkx.DiGraph``; see :func:`fulgurite.models.sparse_network.graphs.to_networkx`."""
-        from fulgurite.models.sparse_network.graphs import to_networkx
+        """Give a ``networkx.DiGraph``; see :func:`fulgurite.models.sparse_network.convert.graphs.to_networkx`."""
+        from fulgurite.models.sparse_network.convert.graphs import to_networkx
 
         return to_networkx(self)
 
     def to_onnx(self, path: str | os.PathLike[str]) -> None:
-        """Write an ONNX file; see :func:`fulgurite.models.sparse_network.onnx_export.to_onnx`."""
-        from fulgurite.models.sparse_network.onnx_export import to_onnx
+        """Write an ONNX file; see :func:`fulgurite.models.sparse_network.convert.onnx_export.to_onnx`."""
+        from fulgurite.models.sparse_network.convert.onnx_export import to_onnx
 
         to_onnx(self, path)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fulgurite.models.sparse_network import cpu
+from fulgurite.models.sparse_network.cpu import backend as cpu
 
 if TYPE_CHECKING:
     from fulgurite.models.sparse_network.structure import Topology
@@ -87,7 +87,7 @@ def _forward(
     if backend == "cpu":
         y, values = cpu.forward(x, weight, bias, response, structure, keep)
         return y, values, x.new_empty(0)
-    from fulgurite.models.sparse_network import triton
+    from fulgurite.models.sparse_network.gpu import backend as triton
 
     return triton.forward(x, weight, bias, response, structure, keep)
 
@@ -113,7 +113,7 @@ def _backward(
     needs = (need_x, need_weight, need_bias, need_response)
     if backend == "cpu":
         return cpu.backward(grad_y, values, weight, bias, response, structure, *needs)
-    from fulgurite.models.sparse_network import triton
+    from fulgurite.models.sparse_network.gpu import backend as triton
 
     return triton.backward(grad_y, values, sums, weight, bias, response, structure, *needs)
 

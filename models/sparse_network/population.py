@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fulgurite.models.sparse_network.backends import BACKENDS, evaluate_by, matching, sparse_backend
+from fulgurite.models.sparse_network.choice.backends import BACKENDS, evaluate_by, matching, sparse_backend
 from fulgurite.models.sparse_network.merged import merge
 from fulgurite.models.sparse_network.network import SparseNetwork
 

@@ -402,8 +402,8 @@ def test_nan_stays_visible():
 def test_autos_timing_does_not_show_in_the_caller(monkeypatch):
     """Not in what a checkpoint counts, not in gradients or random numbers; and in inference mode it works."""
     timed = []
-    monkeypatch.setattr("fulgurite.models.sparse_network.choice.CLOSE", float("inf"))
-    monkeypatch.setattr("fulgurite.models.sparse_network.choice.measure", watched(timed))
+    monkeypatch.setattr("fulgurite.models.sparse_network.choice.choice.CLOSE", float("inf"))
+    monkeypatch.setattr("fulgurite.models.sparse_network.choice.choice.measure", watched(timed))
     torch.manual_seed(0)
     edges = [(i, 16 + j) for i in range(16) for j in range(16)]
     network = SparseNetwork(edges, num_inputs=16, outputs=range(16, 32))
@@ -425,7 +425,7 @@ def test_autos_timing_does_not_show_in_the_caller(monkeypatch):
 
 
 def watched(timed):
-    from fulgurite.models.sparse_network.backends import measure
+    from fulgurite.models.sparse_network.choice.backends import measure
 
     def measuring(runs, device, warm):
         timed.append(sorted(runs))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fulgurite.models.sparse_network import cpu_schedule, threads
 from fulgurite.models.sparse_network.activations import ACTIVATIONS
 from fulgurite.models.sparse_network.aggregations import AGGREGATIONS
+from fulgurite.models.sparse_network.choice.reference import evaluate
+from fulgurite.models.sparse_network.cpu import schedule as cpu_schedule
+from fulgurite.models.sparse_network.cpu import threads
 from fulgurite.models.sparse_network.operator import sparse_network
-from fulgurite.models.sparse_network.reference import evaluate
 from fulgurite.models.sparse_network.topology import compile_topology
 
 EDGES = [(0, 3), (1, 3), (2, 4), (0, 4), (3, 5), (4, 5), (1, 5), (3, 6), (5, 6), (2, 7), (5, 7), (6, 7)]

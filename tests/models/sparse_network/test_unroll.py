@@ -10,8 +10,8 @@ from neat.nn import RecurrentNetwork
 
 from fulgurite.models.sparse_network.activations import ACTIVATIONS, activation_id
 from fulgurite.models.sparse_network.aggregations import AGGREGATIONS, aggregation_id
+from fulgurite.models.sparse_network.choice.reference import evaluate
 from fulgurite.models.sparse_network.edge_list import TopologyError
-from fulgurite.models.sparse_network.reference import evaluate
 from fulgurite.models.sparse_network.topology import compile_topology
 from fulgurite.models.sparse_network.unroll import unroll
 

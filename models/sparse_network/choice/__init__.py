@@ -1,0 +1,1 @@
+"""The backends in plain torch, what each should cost, and which is taken."""

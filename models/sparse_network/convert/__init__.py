@@ -1,0 +1,1 @@
+"""Networks from what people have (modules, genomes, graphs, matrices) and back."""

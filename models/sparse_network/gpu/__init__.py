@@ -1,0 +1,1 @@
+"""The GPU kernels, in Triton; nothing here is imported before they are asked for."""
