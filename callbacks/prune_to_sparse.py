@@ -1,6 +1,7 @@
 """Train dense, prune by size, go on sparse: the dense network gives way to a sparse one in the middle of training."""
 
 import operator
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -34,8 +35,9 @@ class PruneToSparse(pl.Callback):
             :meth:`~fulgurite.models.sparse_network.SparseNetwork.from_sequential` can convert.
 
     Raises:
-        ValueError: an option out of range; no such network; nothing linear in it; more than one process (prune in one,
-            go on from its checkpoint in many).
+        ValueError: an option out of range; no such network; nothing linear in it, or something that cannot become
+            sparse, which is told before training; more than one process (prune in one, go on from its checkpoint in
+            many).
 
     Example:
         >>> import warnings
@@ -80,10 +82,21 @@ class PruneToSparse(pl.Callback):
         if isinstance(dense, SparseNetwork):
             return
         room_for_sparse(parent, name)
-        if stage == "fit" and not self._places:
+        if stage != "fit":
+            return
+        if not self._places:
             raise ValueError(
                 f"PruneToSparse(network={self.network!r}): there is no linear layer in {type(dense).__name__}"
             )
+        put_back = _snapshot(dense)
+        try:
+            to_sparse(dense, self.sparsity, backend="cpu")
+        except ValueError as error:
+            raise ValueError(
+                f"PruneToSparse(network={self.network!r}) cannot make {type(dense).__name__} sparse: {error}"
+            ) from error
+        finally:
+            put_back()
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -134,12 +147,16 @@ class PruneToSparse(pl.Callback):
             ) from error
 
 
-def to_sparse(dense: nn.Module, sparsity: float) -> SparseNetwork:
+def to_sparse(dense: nn.Module, sparsity: float, **options: Any) -> SparseNetwork:
     """Prune the linear layers of a network together, by size, and convert it; the dense network keeps its masks.
 
     Args:
         dense: the network.
         sparsity: share of all weights to prune; those pruned already count.
+        options: of :meth:`~fulgurite.models.sparse_network.SparseNetwork.from_sequential`.
+
+    Raises:
+        ValueError: the network cannot be converted. It is as before then, without new masks.
 
     Example:
         >>> to_sparse(nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 4)), 0.9).num_edges
@@ -149,12 +166,18 @@ def to_sparse(dense: nn.Module, sparsity: float) -> SparseNetwork:
     masks = [mask for module, _ in layers if isinstance(mask := getattr(module, "weight_mask", None), Tensor)]
     pruned = sum(int((mask == 0).sum()) for mask in masks)
     wanted = round(sparsity * sum(module.weight.numel() for module, _ in layers))
-    prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=max(0, wanted - pruned))
-    training = dense.training
-    # What it does in evaluation is converted; dropout, say, has no place in a sparse network.
-    sparse = SparseNetwork.from_sequential(dense.eval())
-    dense.train(training)
-    return sparse.train(training)
+    modes = [(module, module.training) for module in dense.modules()]
+    put_back = _snapshot(dense)
+    try:
+        prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=max(0, wanted - pruned))
+        # What it does in evaluation is converted; dropout, say, has no place in a sparse network.
+        sparse = SparseNetwork.from_sequential(dense.eval(), **options)
+    except BaseException:
+        put_back()
+        raise
+    for module, training in modes:
+        module.training = training
+    return sparse.train(dense.training)
 
 
 def exchange_parameters(optimizers: list[torch.optim.Optimizer], old: nn.Module, new: nn.Module) -> None:
@@ -200,6 +223,24 @@ def exchange_parameters(optimizers: list[torch.optim.Optimizer], old: nn.Module,
             group["params"].insert(place, parameter)
     if coming and not found:
         raise ValueError("no optimizer trains the network that is to become sparse; give its parameters to one")
+
+
+def _snapshot(dense: nn.Module) -> Callable[[], None]:
+    """Note modes, masks and hooks of a network, and give what puts them back; no tensor is copied.
+
+    A copy would not do: a network that is pruned already, whose weights are products, cannot be deep-copied.
+    """
+    parts: list[MutableMapping[Any, Any]] = []
+    for module in dense.modules():
+        parts += [vars(module), module._parameters, module._buffers, module._forward_pre_hooks]
+    before = [(part, dict(part)) for part in parts]
+
+    def put_back() -> None:
+        for part, content in before:
+            part.clear()
+            part.update(content)
+
+    return put_back
 
 
 def _weights(dense: nn.Module) -> list[Tensor]:

@@ -206,3 +206,52 @@ def test_what_cannot_be_pruned_is_said(tmp_path):
         make_trainer(tmp_path, PruneToSparse(network="body.tail.x")).fit(Foreign(), loader())
     with pytest.raises(ValueError, match="no linear layer in Flatten"):
         make_trainer(tmp_path, PruneToSparse()).fit(SparseClassifier(nn.Flatten(), num_classes=9), loader())
+
+
+def unsupported():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(9, 8), nn.Dropout(), nn.Softmax(dim=1), nn.Linear(8, 3))
+    prune.l1_unstructured(network[0], "weight", amount=0.25)
+    network[1].eval()
+    return network
+
+
+def looks(network):
+    """All that pruning and converting could leave behind."""
+    modes = [module.training for module in network.modules()]
+    hooks = [list(module._forward_pre_hooks.values()) for module in network.modules()]
+    return modes, hooks, list(network.state_dict()), [id(p) for p in network.parameters()], id(network[0].weight)
+
+
+def test_a_network_that_cannot_be_converted_is_told_before_training(tmp_path):
+    network = unsupported()
+    before, values = looks(network), [value.clone() for value in network.state_dict().values()]
+    classifier, snapshot = SparseClassifier(network, num_classes=3), Snapshot(100)
+    with pytest.raises(ValueError, match=r"PruneToSparse\(network='network'\) cannot make Sequential sparse: .*oftmax"):
+        make_trainer(tmp_path, snapshot, PruneToSparse(epoch=2), epochs=1).fit(classifier, loader())
+    assert snapshot.kinds == []
+    assert looks(network) == before
+    assert all(map(torch.equal, values, network.state_dict().values()))
+
+
+def test_a_failed_conversion_leaves_the_network_as_it_was():
+    network = unsupported()
+    before = looks(network)
+    with pytest.raises(ValueError, match="oftmax"):
+        to_sparse(network, 0.9)
+    assert looks(network) == before
+    network[2] = nn.Tanh()
+    assert to_sparse(network, 0.9).num_edges == round(0.1 * (9 * 8 + 8 * 3))
+    assert looks(network)[0] == before[0], "modes stay where it succeeds, too"
+
+
+def test_the_check_before_training_leaves_the_network_as_it_was(tmp_path):
+    network = unsupported()
+    network[2] = nn.Tanh()
+    before = looks(network)
+    module = SparseClassifier(network, num_classes=3)
+    trainer = make_trainer(tmp_path, epochs=1)
+    PruneToSparse(epoch=2).setup(trainer, module, "fit")
+    assert looks(network) == before
+    make_trainer(tmp_path, PruneToSparse(epoch=1, sparsity=0.9), epochs=2).fit(module.train(), loader())
+    assert module.network.num_edges == round(0.1 * (9 * 8 + 8 * 3))
