@@ -20,7 +20,7 @@ from fulgurite.callbacks.prune_to_sparse import PruneToSparse
 from fulgurite.callbacks.sparse_evolution_picture import draw_evolution
 from fulgurite.models.sparse_network.network import SparseNetwork
 from fulgurite.models.sparse_network.places import Places, Rule, find_places, node_ranks
-from fulgurite.models.sparse_network.rewire import Call, Method, prune_and_grow
+from fulgurite.models.sparse_network.rewire import Call, Method, check_optimizer, prune_and_grow
 from fulgurite.plugins.files import replacing, write_text
 
 Schedule = Literal["cosine", "constant"]
@@ -289,6 +289,8 @@ class SparseEvolution(pl.Callback):
                 continue
             if name in self._watched and self._watched[name].network is module:
                 continue
+            for optimizer in trainer.optimizers:
+                check_optimizer(optimizer, module.weight)
             state = self._restored.get(name)
             if state is None or len(state["ranks"]) != module.num_nodes:
                 state = {

@@ -88,7 +88,7 @@ def rewire(
     keep[drop] = False
     wanted = list(optimizers)
     for optimizer in wanted:
-        _check_state(optimizer, network.weight)
+        check_optimizer(optimizer, network.weight)
     parameter = network.weight
     new = parameter.new_zeros(len(add)) if weight is None else weight.to(parameter)
     if len(new) != len(add):
@@ -99,6 +99,42 @@ def rewire(
     for optimizer in wanted:
         remap_state(optimizer, network.weight, origin, old)
     return Rewiring(dropped, add, origin)
+
+
+def check_optimizer(optimizer: Optimizer, parameter: Tensor) -> None:
+    """See that what an optimizer keeps, or will keep, can follow the entries of a flat parameter.
+
+    Args:
+        optimizer: one that does not know the parameter passes.
+        parameter: (E,).
+
+    Raises:
+        RewireError: it keeps, or will keep, something that does not belong to single weights.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(3))
+        >>> check_optimizer(torch.optim.Adam([weight]), weight)
+        >>> check_optimizer(torch.optim.LBFGS([weight]), weight)
+        Traceback (most recent call last):
+        fulgurite.models.sparse_network.rewire.RewireError: LBFGS keeps a history of all parameters together, which
+        does not belong to single weights and cannot follow an edge; use SGD, Adam, AdamW or another optimizer that
+        keeps its state for each weight
+    """
+    state: dict[str, Any] = optimizer.state.get(parameter) or {}
+    foreign = [
+        repr(name)
+        for name, value in state.items()
+        if (isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape)
+        or (isinstance(value, list) and any(isinstance(item, Tensor) for item in value))
+    ]
+    # Its history is not there before the first step, and is kept with whatever parameter comes first.
+    if isinstance(optimizer, torch.optim.LBFGS) and _holds(optimizer, parameter):
+        foreign = ["a history of all parameters together"]
+    if foreign:
+        raise RewireError(
+            f"{type(optimizer).__name__} keeps {foreign[0]}, which does not belong to single weights and cannot follow "
+            "an edge; use SGD, Adam, AdamW or another optimizer that keeps its state for each weight"
+        )
 
 
 def remap_state(optimizer: Optimizer, parameter: Tensor, origin: Tensor, old: int) -> None:
@@ -253,12 +289,5 @@ def _check_new(kept: Tensor, add: Tensor) -> None:
         raise RewireError(f"the new edge {source} → {target} is there already, or given twice; add each edge once")
 
 
-def _check_state(optimizer: Optimizer, parameter: Tensor) -> None:
-    state: dict[str, Any] = optimizer.state.get(parameter) or {}
-    for name, value in state.items():
-        foreign = isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape
-        if foreign or (isinstance(value, list) and any(isinstance(item, Tensor) for item in value)):
-            raise RewireError(
-                f"{type(optimizer).__name__} keeps {name!r}, which does not belong to single weights and cannot follow "
-                "an edge; use SGD, Adam, AdamW or another optimizer that keeps its state for each weight"
-            )
+def _holds(optimizer: Optimizer, parameter: Tensor) -> bool:
+    return any(held is parameter for group in optimizer.param_groups for held in group["params"])

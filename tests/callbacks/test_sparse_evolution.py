@@ -365,3 +365,21 @@ def test_what_cannot_evolve_is_said(tmp_path):
 def test_bad_options(options, match):
     with pytest.raises(ValueError, match=match):
         SparseEvolution(**options)
+
+
+class Started(pl.Callback):
+    def __init__(self):
+        self.batches = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches += 1
+
+
+def test_an_optimizer_that_cannot_follow_is_said_before_the_first_step(tmp_path):
+    classifier, started = make(), Started()
+    # The history would be kept with the bias.
+    network = classifier.network
+    classifier.configure_optimizers = lambda: torch.optim.LBFGS([network.bias, network.weight], max_iter=2)
+    with pytest.raises(ValueError, match=r"LBFGS keeps a history of all parameters together.*use SGD, Adam"):
+        make_trainer(tmp_path, SparseEvolution(every=100), started).fit(classifier, loader())
+    assert started.batches == 0

@@ -13,6 +13,7 @@ from fulgurite.models.sparse_network.rewire import (
     Call,
     RewireError,
     candidate_gradients,
+    check_optimizer,
     prune_and_grow,
     remap_state,
     rewire,
@@ -127,7 +128,7 @@ def test_nothing_changes_where_edges_cannot_be_changed():
     optimizer.step(closure)
     edges, weight = network.edges.clone(), network.weight.detach().clone()
     add, none = missing(network)[:1], torch.tensor([], dtype=torch.int64)
-    with pytest.raises(RewireError, match=r"LBFGS keeps '\w+'.*use SGD, Adam"):
+    with pytest.raises(RewireError, match=r"LBFGS keeps a history of all parameters together.*use SGD, Adam"):
         rewire(network, drop=none, add=add, optimizers=[optimizer])
     with pytest.raises(RewireError, match="is there already"):
         rewire(network, drop=none, add=network.edges[:1])
@@ -318,3 +319,18 @@ def test_a_gpu_decides_as_the_cpu_does(method):
         networks[device] = network
     assert torch.equal(networks["cpu"].edges, networks["cuda"].edges.cpu())
     torch.testing.assert_close(networks["cuda"].weight.cpu(), networks["cpu"].weight, rtol=1e-4, atol=1e-4)
+
+
+def test_optimizers_are_checked_by_what_they_keep_and_will_keep():
+    network = make()
+    weight, bias = network.weight, network.bias
+    with pytest.raises(RewireError, match="LBFGS keeps a history"):
+        check_optimizer(torch.optim.LBFGS([bias, weight]), weight)
+    check_optimizer(torch.optim.LBFGS([bias]), weight)
+    optimizer = torch.optim.SGD([weight])
+    optimizer.state[weight] = {"step": torch.tensor(3.0), "momentum": torch.zeros_like(weight)}
+    check_optimizer(optimizer, weight)
+    for foreign in (torch.eye(2), [torch.zeros(1)]):
+        optimizer.state[weight]["basis"] = foreign
+        with pytest.raises(RewireError, match="SGD keeps 'basis', which does not belong to single weights"):
+            check_optimizer(optimizer, weight)
