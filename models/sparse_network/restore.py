@@ -14,6 +14,8 @@ from fulgurite.models.sparse_network.network import SparseNetwork
 def room_for_sparse(parent: nn.Module, name: str) -> None:
     """Let ``parent.load_state_dict`` put a sparse network in the place of a dense one, if the state has one there.
 
+    It goes to the device of the dense one's first parameter, or of the parent's where that has none.
+
     Args:
         parent: the module.
         name: its attribute that holds the network, or ``None`` for now.
@@ -67,5 +69,9 @@ def is_sparse(state: Mapping[str, Any]) -> bool:
 def _make_room(name: str, parent: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:
     start = f"{prefix}{name}."
     state = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
-    if is_sparse(state) and not isinstance(getattr(parent, name), SparseNetwork):
-        setattr(parent, name, network_from_state(state))
+    old = getattr(parent, name)
+    if not is_sparse(state) or isinstance(old, SparseNetwork):
+        return
+    places = [*(() if old is None else old.parameters()), *parent.parameters()]
+    new = network_from_state(state)
+    setattr(parent, name, new.to(places[0].device) if places else new)

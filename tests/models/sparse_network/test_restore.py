@@ -52,3 +52,33 @@ def test_other_states_load_as_ever():
         second.load_state_dict({})
     with pytest.raises(ValueError, match="got a state of weight, bias; want that of a SparseNetwork"):
         network_from_state(nn.Linear(2, 2).state_dict())
+
+
+@pytest.mark.parametrize("network", [lambda: nn.Linear(4, 2), lambda: None])
+def test_a_network_goes_where_the_dense_one_was(network):
+    trained = nn.Module()
+    trained.network = SparseMLP([4, 5, 2], density=0.5)
+    fresh = nn.Module()
+    fresh.network = network()
+    fresh.other = nn.Linear(2, 2)
+    fresh.to("meta")
+    room_for_sparse(fresh, "network")
+    with pytest.warns(UserWarning, match="copying from a non-meta parameter"):  # torch's, as of any other network
+        fresh.load_state_dict(trained.state_dict(), strict=False)
+    assert {parameter.device.type for parameter in fresh.network.parameters()} == {"meta"}
+    again = nn.Module()
+    again.network = nn.Linear(4, 2, device="meta")
+    room_for_sparse(again, "network")
+    again.load_state_dict(trained.state_dict(), assign=True)
+    x = torch.randn(3, 4)
+    assert torch.equal(again.network(x), trained.network(x))
+
+
+def test_a_network_goes_beside_others_by_its_own_device():
+    trained, fresh = nn.Module(), nn.Module()
+    trained.network = SparseMLP([4, 5, 2], density=0.5)
+    fresh.other = nn.Linear(2, 2, device="meta")
+    fresh.network = nn.Linear(4, 2)
+    room_for_sparse(fresh, "network")
+    fresh.load_state_dict(trained.state_dict(), strict=False)
+    assert torch.equal(fresh.network.weight, trained.network.weight)
