@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ class Decision:
 class Chooser:
     """Decides, and remembers its decisions, for one network on one device.
 
-    A decision holds for batches between two powers of two, in training or not, at one number of threads.
+    A decision holds for batches between two powers of two, in training or not, at one number of threads. Copies share
+    decisions; what is read from a file decides anew, perhaps on another machine.
 
     Args:
         topology: of the network, on its device.
@@ -93,6 +95,9 @@ class Chooser:
         # What a program compiled by torch follows: it can neither time nor look at a cache that changes.
         self.untimed = {training: self._table(training) for training in (False, True)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decisions": {}}  # what was timed here says nothing of where it is read
+
     def __deepcopy__(self, memo: dict[int, object]) -> "Chooser":
         return self  # what is decided for a topology holds for its copies
 
@@ -104,12 +109,7 @@ class Chooser:
 
     def machine(self) -> Machine:
         """Where the network runs, as things are set now."""
-        return Machine(
-            self.device.type,
-            self._itemsize,
-            torch.get_num_threads(),
-            self.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest",
-        )
+        return Machine(self.device.type, self._itemsize, torch.get_num_threads(), self._rounds())
 
     def estimates(self, batch: int, *, training: bool, backends: tuple[str, ...] | None = None) -> dict[str, float]:
         """Seconds by backend."""
@@ -180,8 +180,11 @@ class Chooser:
         return Decision(backend, estimated, timed, why)
 
     def _key(self, batch: int, training: bool) -> tuple[int, bool, int, bool]:
-        rounds = self.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
-        return max(batch - 1, 0).bit_length(), training, torch.get_num_threads(), rounds
+        return max(batch - 1, 0).bit_length(), training, torch.get_num_threads(), self._rounds()
+
+    def _rounds(self) -> bool:
+        """Whether float32 products may be rounded to TF32."""
+        return self.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
 
     def _table(self, training: bool) -> tuple[tuple[int, str], ...]:
         """(largest batch, backend) of ever larger batches; what comes last holds for all beyond, too."""
