@@ -20,7 +20,7 @@ from fulgurite.models.sparse_network.edge_list import (
     whole_numbers,
 )
 from fulgurite.models.sparse_network.structure import Topology
-from fulgurite.models.sparse_network.topology import compile_topology
+from fulgurite.models.sparse_network.topology import compile_topology, distinct_edges
 from fulgurite.models.sparse_network.unroll import unroll
 
 Names = str | Sequence[str] | Mapping[int, str]
@@ -168,15 +168,13 @@ def define(
 
     Raises:
         TopologyError: the graph is not one, has a cycle, or does not fit the names.
-        ValueError: an unknown name, or ``steps`` that is no whole number of 1 or more.
+        ValueError: an unknown name, or no name at all; ``steps`` that is no whole number of 1 or more.
 
     Example:
         >>> definition, order = define([(2, 3), (0, 2), (1, 2)], num_inputs=2, outputs=[3], activation={3: "identity"})
         >>> definition.edges.tolist(), order.tolist(), definition.topology.act_id.tolist()
         ([[0, 2], [1, 2], [2, 3]], [2, 0, 1], [1, 0])
     """
-    if duplicates not in ("error", "sum"):
-        raise TopologyError(f'duplicates is {duplicates!r}, expected "error" or "sum"')
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
         raise ValueError(f"steps is {steps!r}; expected the number of synchronous updates, 1 or more, or None")
     graph = read_edge_list(edges, num_inputs=num_inputs, outputs=outputs, num_nodes=num_nodes)
@@ -243,7 +241,8 @@ def _compiled(
         )
         edges, node_map = topology.edges, topology.node_ids[inputs:] - inputs
     else:
-        edges, order = _distinct(graph, aggregations, duplicates)
+        src, dst, number = distinct_edges(graph, aggregations, duplicates)
+        edges, order = torch.from_numpy(np.stack([src, dst], axis=1).astype(np.int64)), torch.from_numpy(number)
         unrolled = unroll(
             edges,
             num_inputs=inputs,
@@ -275,35 +274,25 @@ def _compiled(
         num_nodes=nodes,
         steps=steps,
         topology=topology,
-        edge_map=_unless_identity(edge_map, len(edges)),
-        node_map=_unless_identity(node_map, nodes - inputs),
+        edge_map=None if edge_map is None else unless_identity(edge_map, len(edges)),
+        node_map=unless_identity(node_map, nodes - inputs),
         rests=rests,
     )
     return definition, order
 
 
-def _distinct(graph: EdgeList, aggregations: NDArray[np.int32], duplicates: Duplicates) -> tuple[Tensor, Tensor]:
-    """The edges by (target, source) without duplicates, (E, 2), and which of them each given one is."""
-    if duplicates == "error":
-        graph.refuse_duplicates()
-    sorting, fresh = graph.duplicates()
-    wrong = ~fresh & (aggregations[graph.dst[sorting]] != 0)
-    if wrong.any():
-        raise TopologyError(
-            f"{graph.duplicate_of(sorting, ~wrong)}, into a node that does not sum; weights of duplicates add up into "
-            "nodes of aggregation 'sum' alone: drop one of them"
-        )
-    number = np.empty(len(sorting), np.int64)
-    number[sorting] = np.cumsum(fresh) - 1
-    kept = sorting[fresh]
-    edges = np.stack([graph.src[kept], graph.dst[kept]], axis=1).astype(np.int64)
-    return torch.from_numpy(edges), torch.from_numpy(number)
+def unless_identity(numbers: Tensor, size: int) -> Tensor | None:
+    """Numbers to index by, or None where they are 0, 1, …, size − 1 and so lead everything to its own place.
 
+    Args:
+        numbers: whole numbers.
+        size: of what they index.
 
-def _unless_identity(numbers: Tensor | None, size: int) -> Tensor | None:
-    if numbers is None or (len(numbers) == size and torch.equal(numbers, torch.arange(size, device=numbers.device))):
-        return None
-    return numbers
+    Example:
+        >>> unless_identity(torch.tensor([0, 1]), 2), unless_identity(torch.tensor([0, 1]), 3)
+        (None, tensor([0, 1]))
+    """
+    return None if torch.equal(numbers, torch.arange(size, device=numbers.device)) else numbers
 
 
 def _ids(names: Names, graph: EdgeList, what: str, to_id: Callable[[str], int], other: str) -> NDArray[np.int32]:
@@ -321,12 +310,20 @@ def _ids(names: Names, graph: EdgeList, what: str, to_id: Callable[[str], int], 
                 )
             ids[node] = to_id(name)
     else:
-        if len(names) != nodes:
+        expected = f"expected a name, a list of {nodes} names, one for each node, or {{node: name}}"
+        try:
+            listed = list(names)
+        except TypeError:
+            raise ValueError(f"{what} is {names!r}; {expected}") from None
+        if len(listed) != nodes:
             raise TopologyError(
-                f"{what} lists {len(names)} names, expected one for each of the {nodes} nodes, inputs included (theirs "
-                "mean nothing); to name some nodes alone, pass {node: name}"
+                f"{what} lists {len(listed)} names, expected one for each of the {nodes} nodes, inputs included "
+                "(theirs mean nothing); to name some nodes alone, pass {node: name}"
             )
-        computed = list(names[inputs:])
+        computed = listed[inputs:]
+        strange = [name for name in computed if not isinstance(name, str)]
+        if strange:
+            raise ValueError(f"{what} lists {strange[0]!r}; {expected}")
         found = {name: to_id(name) for name in set(computed)}
         ids[inputs:] = [found[name] for name in computed]
     return ids

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fulgurite.models.sparse_network.definition import unless_identity
 from fulgurite.models.sparse_network.rewirable import RewirableModule
 from fulgurite.models.sparse_network.structure import Topology
 from fulgurite.models.sparse_network.topology import compile_topology
@@ -112,11 +113,7 @@ def merge(members: Sequence[RewirableModule], *, shared: bool) -> Merged:
     computed_ids = topology.node_ids[all_inputs:] - all_inputs
     return Merged(
         topology,
-        _unless_identity(weights, starts["weight"]),
-        _unless_identity(torch.cat(entries["bias"])[computed_ids], starts["bias"]),
-        _unless_identity(torch.cat(entries["response"])[computed_ids], starts["response"]),
+        unless_identity(weights, starts["weight"]),
+        unless_identity(torch.cat(entries["bias"])[computed_ids], starts["bias"]),
+        unless_identity(torch.cat(entries["response"])[computed_ids], starts["response"]),
     )
-
-
-def _unless_identity(entries: Tensor, size: int) -> Tensor | None:
-    return None if torch.equal(entries, torch.arange(size)) else entries

@@ -58,13 +58,11 @@ def compile_topology(
         fulgurite.models.sparse_network.edge_list.TopologyError: the network has a cycle, 2 → 3 → 2; remove one of its
         edges, or pass steps=k to run k synchronous updates of a recurrent network
     """
-    if duplicates not in ("error", "sum"):
-        raise TopologyError(f'duplicates is {duplicates!r}, expected "error" or "sum"')
     graph = read_edge_list(edges, num_inputs=num_inputs, outputs=outputs, num_nodes=num_nodes)
     acts = _per_node(activations, "activations", graph, len(ACTIVATIONS))
     aggs = _per_node(aggregations, "aggregations", graph, len(AGGREGATIONS))
     member = _groups(groups, graph)
-    src, dst, number = _distinct(graph, aggs, duplicates)
+    src, dst, number = distinct_edges(graph, aggs, duplicates)
     nodes, inputs = graph.num_nodes, graph.num_inputs
 
     fan_in = np.bincount(dst, minlength=nodes).astype(np.int32)
@@ -109,10 +107,30 @@ def compile_topology(
     return Topology(inputs, nodes, len(src), **tensors), torch.from_numpy(place[number])
 
 
-def _distinct(
+def distinct_edges(
     graph: EdgeList, aggregations: NDArray[np.int32], duplicates: Duplicates
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    """The edges without duplicates: source and target of each, and which of them each given edge is."""
+    """Make edges that are given more than once one edge, or refuse them.
+
+    Args:
+        graph: the edges as given, E of them.
+        aggregations: (N,) ids by user's id.
+        duplicates: ``"error"`` or ``"sum"``, see :func:`compile_topology`.
+
+    Returns:
+        (E',) source and (E',) target of each edge, by (target, source), and (E,) which of them each given edge is.
+
+    Raises:
+        TopologyError: a duplicate that is not to be summed, or cannot be; neither ``"error"`` nor ``"sum"``.
+
+    Example:
+        >>> graph = read_edge_list([(1, 2), (0, 2), (1, 2)], num_inputs=2, outputs=[2])
+        >>> src, dst, number = distinct_edges(graph, np.zeros(3, np.int32), "sum")
+        >>> src.tolist(), dst.tolist(), number.tolist()
+        ([0, 1], [2, 2], [1, 0, 1])
+    """
+    if duplicates not in ("error", "sum"):
+        raise TopologyError(f'duplicates is {duplicates!r}, expected "error" or "sum"')
     order, fresh = graph.duplicates()
     if not fresh.all():
         if duplicates == "error":
@@ -121,8 +139,8 @@ def _distinct(
         if again.any():
             name = list(AGGREGATIONS)[aggregations[graph.dst[order[np.argmax(again)]]]]
             raise TopologyError(
-                f"{graph.duplicate_of(order, ~again)}, into a node of aggregation {name!r}; weights of duplicates add "
-                "up into nodes of 'sum' alone: drop one of them"
+                f"{graph.duplicate_of(order, ~again)}, into a node that does not sum (aggregation {name!r}); weights "
+                "of duplicates add up into nodes of 'sum' alone: drop one of them"
             )
     number = np.empty(len(order), np.int64)
     number[order] = np.cumsum(fresh) - 1

@@ -90,3 +90,32 @@ def test_copies_share_what_never_changes():
     definition, _ = some(0)
     assert copy.deepcopy(definition) is definition
     assert definition.to("cpu") is definition
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+@pytest.mark.parametrize("duplicates", ["error", "sum", "drop"])
+def test_duplicates_are_refused_in_the_same_words_with_and_without_steps(steps, duplicates):
+    words = {
+        "error": r"edge 0 → 2 is given more than once, in rows 0 and 1; drop one of them, or pass",
+        "sum": r"edge 0 → 2 is given more than once, .* that does not sum \(aggregation 'max'\); .*alone: drop one of",
+        "drop": r"duplicates is 'drop', expected",
+    }
+    with pytest.raises(TopologyError, match=words[duplicates]):
+        define([(0, 2), (0, 2)], num_inputs=2, outputs=[2], aggregation="max", steps=steps, duplicates=duplicates)
+
+
+@pytest.mark.parametrize("what", ["activation", "aggregation"])
+@pytest.mark.parametrize("names", [None, torch.relu, torch.nn.ReLU(), 1])
+def test_what_is_no_name_is_told_with_what_would_be(what, names):
+    expected = rf"^{what} is .*; expected a name, a list of 3 names, one for each node, or {{node: name}}$"
+    with pytest.raises(ValueError, match=expected):
+        define([(0, 2)], num_inputs=2, outputs=[2], **{what: names})
+
+
+def test_lists_of_names_hold_names_but_for_inputs():
+    for wrong in (None, torch.nn.ReLU(), []):
+        with pytest.raises(ValueError, match=r"^activation lists .*; expected a name, a list of 3 names"):
+            define([(0, 2)], num_inputs=2, outputs=[2], activation=["", "", wrong])
+    definition, _ = define([(0, 2)], num_inputs=2, outputs=[2], activation=[None, None, "tanh"])
+    again, _ = define([(0, 2)], num_inputs=2, outputs=[2], activation=np.array(["", "", "tanh"]))
+    assert definition.equals(again.state())

@@ -148,7 +148,9 @@ def test_duplicates_do_not_change_the_order_of_nodes():
 @pytest.mark.parametrize("aggregation", range(1, 7))
 def test_duplicates_add_up_into_sums_alone(aggregation):
     edges = [(0, 2), (0, 2), (1, 3), (1, 3)]
-    with pytest.raises(TopologyError, match=r"edge 1 → 3 is given more than once, in rows 2 and 3, into a node of agg"):
+    with pytest.raises(
+        TopologyError, match=r"edge 1 → 3 is given more than once, in rows 2 and 3, into a node that does"
+    ):
         compiled(edges, duplicates="sum", aggregations=[0, 0, 0, aggregation])
     assert compiled([*edges[:3], (0, 3)], duplicates="sum", aggregations=[0, 0, 0, aggregation])[0].num_edges == 3
 
@@ -242,3 +244,8 @@ def test_no_python_loop_runs_over_edges_or_nodes():
         return count
 
     assert 0 < lines(200_000) == lines(20)
+
+
+def test_an_unknown_treatment_of_duplicates_is_refused():
+    with pytest.raises(TopologyError, match='duplicates is \'drop\', expected "error" or "sum"'):
+        compiled([(0, 2)], outputs=[2], duplicates="drop")
