@@ -40,8 +40,9 @@ def from_sequential(module: nn.Module, *, num_inputs: int | None = None, **optio
         a network of (…, num_inputs) → (…, outputs). Where a ``Flatten`` comes first, flatten the input yourself.
 
     Raises:
-        ValueError: an operation that has no place in a network of nodes and edges, which is named; several inputs or
-            outputs; control flow that depends on the data; an unknown number of input features.
+        ValueError: something else than a module; an operation that has no place in a network of nodes and edges, which
+            is named; several inputs or outputs; control flow that depends on the data; an unknown number of input
+            features.
 
     Example:
         >>> import torch
@@ -57,6 +58,11 @@ def from_sequential(module: nn.Module, *, num_inputs: int | None = None, **optio
         >>> torch.allclose(net(x), model(x), atol=1e-6)
         True
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"got {module!r} to convert, a {type(module).__name__}; pass an nn.Module, of a list of layers "
+            "nn.Sequential(*layers)"
+        )
     tensors = [*module.parameters(), *module.buffers()]
     example = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     dtype = example.dtype if example.dtype in (torch.float32, torch.float64) else torch.float32

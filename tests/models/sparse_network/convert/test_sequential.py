@@ -272,3 +272,9 @@ def test_random_stacks(seed, data):
             rtol=1e-9,
             atol=1e-11,
         )
+
+
+@pytest.mark.parametrize("module", [[nn.Linear(2, 2)], nn.Linear, None, torch.relu])
+def test_only_modules_are_converted(module):
+    with pytest.raises(ValueError, match=r"^got .* to convert, a .*; pass an nn.Module, of a list of layers nn.Seq"):
+        from_sequential(module)
