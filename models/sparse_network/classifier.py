@@ -43,7 +43,8 @@ class SparseClassifier(LightningModule):
         schedule: ``cosine``: the rate falls to 0 over the run; ``constant``: it stays.
 
     Raises:
-        ValueError: an option out of range; outputs of another width than the classes need.
+        ValueError: an option out of range; outputs of another width than the classes need; training or evaluation
+            without a network.
 
     Example:
         >>> from fulgurite.models import SparseNetwork
@@ -92,11 +93,7 @@ class SparseClassifier(LightningModule):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Give the logits (B, C) of inputs (B, …)."""
-        if self.network is None:
-            raise ValueError(
-                "SparseClassifier has no network yet: give it one, or a callback that makes one, such as NeatEvolution"
-            )
-        logits = self.network(x)
+        logits = self._present()(x)
         if self.num_classes == 2 and logits.ndim == 2 and logits.shape[1] == 1:
             return torch.cat([torch.zeros_like(logits), logits], dim=1)
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
@@ -129,6 +126,7 @@ class SparseClassifier(LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         """Give the optimizer, and with it the schedule of its rate; see the class."""
+        self._present()
         options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         optimizer: torch.optim.Optimizer
         if self._optimizer_name == "sgd":
@@ -140,6 +138,14 @@ class SparseClassifier(LightningModule):
             return optimizer
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._cosine)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _present(self) -> nn.Module:
+        if self.network is None:
+            raise ValueError(
+                "SparseClassifier has no network yet: pass network=, or add a callback that makes one, such as "
+                "NeatEvolution"
+            )
+        return self.network
 
     def _cosine(self, step: int) -> float:
         # The number of steps is not asked for before the first: counting them starts the loader, whose order a resumed

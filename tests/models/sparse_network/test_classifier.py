@@ -73,8 +73,16 @@ def test_a_wrong_width_is_said():
     classifier = SparseClassifier(nn.Linear(4, 3), num_classes=10)
     with pytest.raises(ValueError, match=r"gave \(5, 3\) for inputs \(5, 4\); want \(5, 10\)"):
         classifier(torch.zeros(5, 4))
-    with pytest.raises(ValueError, match="no network yet"):
-        SparseClassifier(num_classes=2)(torch.zeros(5, 4))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_missing_network_is_said_in_the_same_words_at_every_use(tmp_path, optimizer):
+    classifier = SparseClassifier(num_classes=2, optimizer=optimizer)
+    message = "no network yet: pass network=, or add a callback that makes one, such as NeatEvolution"
+    with pytest.raises(ValueError, match=message):
+        classifier(torch.zeros(5, 4))
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, enable_checkpointing=False).fit(classifier, DataLoader(rows(8)))
 
 
 @pytest.mark.parametrize(
