@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fulgurite.models.sparse_network import SparseNetwork, onnx_export, onnx_operators, radix_net
+from fulgurite.models.sparse_network import SparseNetwork, radix_net
 from fulgurite.models.sparse_network.activations import ACTIVATIONS
 from fulgurite.models.sparse_network.aggregations import AGGREGATIONS
+from fulgurite.models.sparse_network.convert import onnx_export, onnx_operators
 from fulgurite.models.sparse_network.convert.onnx_export import to_onnx
 
 onnx = pytest.importorskip("onnx")
