@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fulgurite.models.sparse_network.cpu import backend as cpu
 
@@ -50,7 +51,7 @@ def sparse_network(
 
     Raises:
         ValueError: shapes, types or devices that do not fit together; an unknown backend.
-        RuntimeError: on differentiating a second time.
+        RuntimeError: on differentiating a second time, or otherwise than backward.
 
     Example:
         >>> import torch
@@ -63,12 +64,13 @@ def sparse_network(
         ([[7.5]], [3.0, 1.0])
     """
     _check_shapes(x, weight, bias, response, topology)
+    _refuse_transforms(x, weight, bias, response)
     if response is None:
         response = weight.new_empty(0)
     if keep is None:
         given = (x, weight, bias, response)
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    y, _, _ = _forward(x, weight, bias, response, topology.tensors(), keep, backend)
+    y, _ = _forward(x, weight, bias, response, topology.tensors(), keep, backend)
     return y
 
 
@@ -81,12 +83,11 @@ def _forward(
     structure: Sequence[Tensor],
     keep: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(y, values, sums)``; the backend chooses what values and sums are, and both are empty without ``keep``."""
+) -> tuple[Tensor, Tensor]:
+    """``(y, values)``; how values are laid out is up to the backend, and they are empty without ``keep``."""
     _check_types(x, weight, bias, response, structure, backend)
     if backend == "cpu":
-        y, values = cpu.forward(x, weight, bias, response, structure, keep)
-        return y, values, x.new_empty(0)
+        return cpu.forward(x, weight, bias, response, structure, keep)
     from fulgurite.models.sparse_network.gpu import backend as triton
 
     return triton.forward(x, weight, bias, response, structure, keep)
@@ -96,7 +97,6 @@ def _forward(
 def _backward(
     grad_y: Tensor,
     values: Tensor,
-    sums: Tensor,
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
@@ -115,28 +115,27 @@ def _backward(
         return cpu.backward(grad_y, values, weight, bias, response, structure, *needs)
     from fulgurite.models.sparse_network.gpu import backend as triton
 
-    return triton.backward(grad_y, values, sums, weight, bias, response, structure, *needs)
+    return triton.backward(grad_y, values, weight, bias, response, structure, *needs)
 
 
 @_forward.register_fake
 def _(
     x: Tensor, weight: Tensor, bias: Tensor, response: Tensor, structure: Sequence[Tensor], keep: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     batch, num_nodes = x.shape[0], structure[_OPTR].shape[0] - 1
     y = x.new_empty(batch, structure[_OUT_IDX].shape[0])
     if not keep:
-        return y, x.new_empty(0), x.new_empty(0)
+        return y, x.new_empty(0)
     if backend == "cpu":
         tiles, width = cpu.tile_shape(batch)
-        return y, x.new_empty(tiles, num_nodes, width), x.new_empty(0)
-    return y, x.new_empty(num_nodes, batch), x.new_empty(0)
+        return y, x.new_empty(tiles, num_nodes, width)
+    return y, x.new_empty(num_nodes, batch)
 
 
 @_backward.register_fake
 def _(
     grad_y: Tensor,
     values: Tensor,
-    sums: Tensor,
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
@@ -156,26 +155,25 @@ def _(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, weight, bias, response, structure, _, backend = inputs
-    _, values, sums = output
+    _, values = output
     # Else backward is handed a tensor of zeros as large as V, for a gradient that nobody gives.
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(values, sums)
-    ctx.save_for_backward(values, sums, weight, bias, response, *structure)
+    ctx.mark_non_differentiable(values)
+    ctx.save_for_backward(values, weight, bias, response, *structure)
     ctx.backend = backend
 
 
-def _differentiate(
-    ctx: Any, grad_y: Tensor | None, grad_values: Tensor | None, grad_sums: Tensor | None
-) -> tuple[Any, ...]:
-    values, sums, weight, bias, response, *structure = ctx.saved_tensors
+def _differentiate(ctx: Any, grad_y: Tensor | None, grad_values: Tensor | None) -> tuple[Any, ...]:
+    values, weight, bias, response, *structure = ctx.saved_tensors
     rest = ([None] * len(structure), None, None)
     needs = ctx.needs_input_grad[:4]
     if grad_y is None or not any(needs):
         return None, None, None, None, *rest
+    _refuse_transforms(grad_y)
     needs = [*needs[:3], needs[3] and response.shape[0] > 0]
-    gradients = _backward(grad_y, values, sums, weight, bias, response, structure, *needs, ctx.backend)
+    gradients = _backward(grad_y, values, weight, bias, response, structure, *needs, ctx.backend)
     return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), *rest
 
 
@@ -190,6 +188,20 @@ _forward.register_autograd(_differentiate, setup_context=_setup_context)
 _backward.register_autograd(_refuse)
 for _device in ("cpu", "cuda"):
     _forward.register_autocast(_device, torch.float32)
+
+
+def _refuse_transforms(*tensors: Tensor | None) -> None:
+    """Neither torch.func nor forward mode knows the operator; the latter would take its derivative to be 0."""
+    if torch.compiler.is_compiling():
+        return
+    given = [tensor for tensor in tensors if tensor is not None]
+    if any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)) or (
+        forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given)
+    ):
+        raise RuntimeError(
+            "torch.func and forward-mode derivatives need backend='dense' or 'reference'; this one's kernels are "
+            "differentiable backward alone"
+        )
 
 
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor, response: Tensor | None, topology: "Topology") -> None:
@@ -212,10 +224,13 @@ def _check_types(
         raise ValueError(f"no kernels for backend {backend!r}; there are {' and '.join(map(repr, BACKENDS))}")
     given = (x, weight, bias, response)
     kind, device = x.dtype, x.device
-    if kind not in _TYPES or any(tensor.dtype is not kind for tensor in given):
+    # Written out: at a batch of one, generators would take a noticeable part of a call.
+    if kind not in _TYPES or not (weight.dtype is bias.dtype is response.dtype is kind):
         names = ", ".join(f"{name} {tensor.dtype}" for name, tensor in zip(_NAMES, given, strict=True))
         raise ValueError(f"got {names}; expected float32 everywhere or float64 everywhere")
-    if (backend == "cpu" and device.type != "cpu") or any(tensor.device != device for tensor in (*given, structure[0])):
+    if not (weight.device == bias.device == response.device == structure[0].device == device) or (
+        backend == "cpu" and device.type != "cpu"
+    ):
         names = ", ".join(f"{name} on {tensor.device}" for name, tensor in zip(_NAMES, given, strict=True))
         raise ValueError(
             f"backend {backend!r} got {names}, the topology on {structure[0].device}; expected all on one device, "

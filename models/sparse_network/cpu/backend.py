@@ -184,9 +184,9 @@ def backward(
     threads.for_each(sweep, _tasks(schedule, tiles), work=work)
 
     of_edges = need_weight or need_response
-    dweight = weight.new_zeros(schedule.num_edges if of_edges else 0)
-    dbias = weight.new_zeros(len(bias) if need_bias else 0)
-    dresponse = weight.new_zeros(len(response) if need_response else 0)
+    dweight = _zeros(weight, schedule.num_edges if of_edges else 0)
+    dbias = _zeros(weight, len(bias) if need_bias else 0)
+    dresponse = _zeros(weight, len(response) if need_response else 0)
     if of_edges or need_bias:
         outs = (dweight.numpy(), dbias.numpy(), dresponse.numpy())
         span = max(1, _SAMPLES_TOGETHER // width)
@@ -223,8 +223,17 @@ def backward(
 
 def _arrays(*tensors: Tensor) -> list[NDArray[np.floating]]:
     """The tensors' memory, or a copy of it in usual order."""
-    detached = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
-    return [tensor.numpy() if tensor.is_contiguous() else tensor.contiguous().numpy() for tensor in detached]
+    return [np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors]
+
+
+def _zeros(like: Tensor, size: int) -> Tensor:
+    """As new_zeros, but filled by NumPy: torch fills, and copies, on OpenMP's threads, which a forked child waits for.
+
+    They are torch's memory all the same, which begins at a cache line and can be resized.
+    """
+    zeros = like.new_empty(size)
+    zeros.numpy().fill(0)
+    return zeros
 
 
 def _table(rows: int, width: int, like: Tensor) -> NDArray[np.floating]:

@@ -78,7 +78,7 @@ def forward(
     keep: bool,
     *,
     kernel: "Kernel | None" = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Evaluate a network.
 
     Args:
@@ -91,7 +91,7 @@ def forward(
         kernel: which one; None: :func:`choose_kernel`'s.
 
     Returns:
-        The outputs (B, O); the nodes' values (N, B), or (0,) unless ``keep``; and (0,): a backward pass needs no sums.
+        The outputs (B, O); and the nodes' values (N, B), or (0,) unless ``keep``.
 
     Raises:
         ImportError: Triton is not installed.
@@ -101,9 +101,8 @@ def forward(
     launch = _launch(x)
     facts = facts_of(structure)
     batch = x.shape[0]
-    nothing = x.new_empty(0)
     if batch == 0:
-        return x.new_empty((0, len(facts.out_idx))), x.new_empty(values_shape(structure, 0, keep)), nothing
+        return x.new_empty((0, len(facts.out_idx))), x.new_empty(values_shape(structure, 0, keep))
     recycled = None if keep else facts.recycled
     values = x.new_empty((recycled[2] if recycled else facts.num_nodes, batch))
     values[: facts.num_inputs].copy_(x.t())
@@ -114,13 +113,12 @@ def forward(
             _kernel(facts, batch, kernel), facts, values, weight.contiguous(), bias.contiguous(), scale, recycled=rows
         )
     outputs = recycled[0].index_select(0, facts.out_idx) if recycled else facts.out_idx
-    return _transposed(values.index_select(0, outputs)), values if keep else x.new_empty(0), nothing
+    return _transposed(values.index_select(0, outputs)), values if keep else x.new_empty(0)
 
 
 def backward(
     grad_y: Tensor,
     values: Tensor,
-    sums: Tensor,
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
@@ -137,7 +135,6 @@ def backward(
     Args:
         grad_y: (B, O).
         values: (N, B), as :func:`forward` returned it.
-        sums: as :func:`forward` returned it; not read.
         weight: as given to :func:`forward`, and so ``bias``, ``response`` and ``structure``.
         bias: (n,).
         response: (n,) or (0,).

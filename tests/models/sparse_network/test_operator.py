@@ -1,11 +1,15 @@
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
+import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils.data import DataLoader, Dataset
 
 from fulgurite.models.sparse_network.activations import ACTIVATIONS
@@ -87,8 +91,8 @@ def test_opcheck(dtype, keep, response):
 def test_opcheck_of_the_companion(needs):
     topology, tensors = network(batch=9)
     x, weight, bias, response = [tensor.detach() for tensor in tensors]
-    y, values, sums = torch.ops.fulgurite.sparse_network(x, weight, bias, response, topology.tensors(), True, "cpu")
-    arguments = (torch.ones_like(y), values, sums, weight, bias, response, topology.tensors(), *needs, "cpu")
+    y, values = torch.ops.fulgurite.sparse_network(x, weight, bias, response, topology.tensors(), True, "cpu")
+    arguments = (torch.ones_like(y), values, weight, bias, response, topology.tensors(), *needs, "cpu")
     torch.library.opcheck(torch.ops.fulgurite.sparse_network_backward.default, arguments)
 
 
@@ -144,6 +148,49 @@ def test_a_second_derivative_is_refused_with_what_to_do():
     (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r'differentiable once.*backend="reference"'):
         gradient.sum().backward()
+
+
+# Forward mode compiles some of torch's own derivatives when it is first used.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),)),
+        lambda f, x: torch.func.grad(lambda x: f(x).sum())(x),
+        lambda f, x: torch.func.vmap(lambda row: f(row[None]))(x),
+        lambda f, x: torch.func.jacrev(f)(x),
+    ],
+    ids=["jvp", "grad", "vmap", "jacrev"],
+)
+def test_transforms_are_refused_with_what_to_do(transform):
+    topology, tensors = network()
+    x, *rest = [tensor.detach() for tensor in tensors]
+    transform(lambda x: evaluate(topology, x, *rest), x)
+    with pytest.raises(RuntimeError, match=r"torch.func and forward-mode .* need backend='dense' or 'reference'"):
+        transform(lambda x: sparse_network(x, *rest, topology), x)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
+@pytest.mark.parametrize("place", range(4))
+def test_forward_mode_is_refused_where_it_asks_for_this_derivative(place):
+    topology, tensors = network()
+    given = [tensor.detach() for tensor in tensors]
+    expected = sparse_network(*given, topology)
+    with forward_ad.dual_level():
+        assert torch.equal(sparse_network(*given, topology), expected)
+        given[place] = forward_ad.make_dual(given[place], torch.ones_like(given[place]))
+        with pytest.raises(RuntimeError, match="forward-mode derivatives need backend='dense'"):
+            sparse_network(*given, topology)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
+def test_forward_mode_through_the_backward_pass_is_refused_too():
+    topology, (x, *rest) = network()
+    y = sparse_network(x, *rest, topology)
+    with forward_ad.dual_level():
+        upstream = forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y))
+        with pytest.raises(RuntimeError, match="forward-mode derivatives need"):
+            torch.autograd.grad(y, x, upstream)
 
 
 def test_backward_without_keeping_is_refused():
@@ -252,6 +299,52 @@ def test_a_forked_child_with_threads(monkeypatch):
         assert os.read(reading, 4) == b"same"
         os.close(reading)
         os.waitpid(child, 0)
+    finally:
+        torch.set_num_threads(before)
+        threads.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_a_forked_child_waits_for_none_of_torchs_threads(contiguous):
+    """Those, which fill and copy tensors of more than 32,768 numbers, stay with the parent."""
+    sources = 300
+    topology, _ = compile_topology(
+        np.stack(np.meshgrid(np.arange(sources), np.arange(sources, 450), indexing="ij"), axis=-1).reshape(-1, 2),
+        num_inputs=sources,
+        outputs=[sources],
+        activations=9,
+        aggregations=0,
+    )
+    assert topology.num_edges > 40_000
+    x, bias, response = torch.linspace(-1, 1, 2 * sources).view(2, -1), torch.zeros(150), torch.ones(150)
+    weight = torch.linspace(-1, 1, 2 * topology.num_edges)
+    weight = weight[: topology.num_edges] if contiguous else weight[::2]
+    tensors = [tensor.requires_grad_() for tensor in (x, weight, bias, response)]
+
+    def results():
+        y = sparse_network(*tensors, topology)
+        return b"".join(tensor.detach().numpy().tobytes() for tensor in (y, *torch.autograd.grad(y.sum(), tensors)))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.zeros(200_000).fill_(1)  # torch has its threads from here on
+        expected = results()
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if results() == expected else 1)
+            finally:
+                os._exit(2)
+        deadline = time.monotonic() + 30
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if ended == (0, 0):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child hangs")
+        assert os.waitstatus_to_exitcode(ended[1]) == 0
     finally:
         torch.set_num_threads(before)
         threads.close()

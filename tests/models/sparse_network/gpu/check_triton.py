@@ -77,14 +77,14 @@ def check(topology, kernel, batch, *, seed=0, response=True, dtype=torch.float64
     grad_y = torch.randn(batch, topology.num_outputs, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
     y, gradients = expected(topology, given, grad_y)
     structure = topology.tensors()
-    got, values, sums = backend.forward(*given, structure, True, kernel=kernel)
+    got, values = backend.forward(*given, structure, True, kernel=kernel)
     assert values.shape == backend.values_shape(structure, batch, True)
     torch.testing.assert_close(got.double(), y, rtol=tolerance, atol=tolerance)
-    short, none, _ = backend.forward(*given, structure, False, kernel=kernel)
+    short, none = backend.forward(*given, structure, False, kernel=kernel)
     assert torch.equal(short, got)
     assert none.shape == backend.values_shape(structure, batch, False)
     back = backend.backward(
-        grad_y, values, sums, weight, bias, responses, structure, True, True, True, response, kernel=kernel
+        grad_y, values, weight, bias, responses, structure, True, True, True, response, kernel=kernel
     )
     for name, mine, theirs in zip(("x", "weight", "bias", "response"), back, gradients, strict=True):
         torch.testing.assert_close(
@@ -174,10 +174,10 @@ def test_only_what_is_needed():
     topology = random_topology(8, computed=4)
     (x, weight, bias, response), _ = parameters(topology, 3, 0)
     structure = topology.tensors()
-    y, values, sums = backend.forward(x, weight, bias, response, structure, True)
+    y, values = backend.forward(x, weight, bias, response, structure, True)
     for place in range(4):
         needs = [place == other for other in range(4)]
-        got = backend.backward(torch.ones_like(y), values, sums, weight, bias, response, structure, *needs)
+        got = backend.backward(torch.ones_like(y), values, weight, bias, response, structure, *needs)
         assert [len(tensor) > 0 for tensor in got] == needs
 
 
@@ -193,7 +193,7 @@ def test_nan_stays_visible(kernel):
     topology = topology.to(DEVICE)
     (x, weight, bias, response), _ = parameters(topology, 2, 0, response=False)
     x[1, 1] = torch.nan
-    y, _, _ = backend.forward(x, weight, bias, response, topology.tensors(), True, kernel=kernel)
+    y, _ = backend.forward(x, weight, bias, response, topology.tensors(), True, kernel=kernel)
     assert y.isnan().tolist() == [[False] * 3, [True] * 3]
 
 
@@ -221,8 +221,8 @@ def test_the_operator_is_sound(batch):
     operators = torch.ops.fulgurite
     torch.library.opcheck(operators.sparse_network.default, (*leaves, structure, True, "triton"))
     torch.library.opcheck(operators.sparse_network.default, (*given, structure, False, "triton"))
-    y, values, sums = operators.sparse_network(*given, structure, True, "triton")
-    rest = (torch.ones_like(y), values, sums, *given[1:], structure)
+    y, values = operators.sparse_network(*given, structure, True, "triton")
+    rest = (torch.ones_like(y), values, *given[1:], structure)
     for needs in ((True, True, True, True), (False, True, False, False)):
         torch.library.opcheck(operators.sparse_network_backward.default, (*rest, *needs, "triton"))
 
@@ -255,7 +255,7 @@ class TestDevice:
         kept = []
         for seed in range(4):
             given, _ = parameters(topology, 8, seed)
-            _, values, _ = backend.forward(*given, structure, True, kernel="levels")
+            _, values = backend.forward(*given, structure, True, kernel="levels")
             kept.append((values, values.clone()))
         assert all(torch.equal(values, copy) for values, copy in kept)
 
@@ -268,9 +268,9 @@ class TestDevice:
         structure = topology.tensors()
         runs = []
         for _ in range(3):
-            y, values, sums = backend.forward(*given, structure, True, kernel=kernel)
+            y, values = backend.forward(*given, structure, True, kernel=kernel)
             back = backend.backward(
-                torch.ones_like(y), values, sums, *given[1:], structure, True, True, True, True, kernel=kernel
+                torch.ones_like(y), values, *given[1:], structure, True, True, True, True, kernel=kernel
             )
             runs.append((y, *back))
         assert all(torch.equal(first, other) for run in runs[1:] for first, other in zip(runs[0], run, strict=True))
@@ -287,10 +287,10 @@ class TestDevice:
         structure, nothing = topology.tensors(), x.new_empty(0)
         results = []
         for some in (x, x[-few:]):
-            y, values, sums = backend.forward(some, weight, bias, nothing, structure, True, kernel="threads")
+            y, values = backend.forward(some, weight, bias, nothing, structure, True, kernel="threads")
             needs = (True, False, False, False)
             dx, *_ = backend.backward(
-                torch.ones_like(y), values, sums, weight, bias, nothing, structure, *needs, kernel="threads"
+                torch.ones_like(y), values, weight, bias, nothing, structure, *needs, kernel="threads"
             )
             results.append((y[-few:], dx[-few:]))
         torch.testing.assert_close(results[0], results[1])

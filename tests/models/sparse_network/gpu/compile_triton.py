@@ -32,11 +32,11 @@ def compile_all(dtype, batch, kernels, *, inference=False, **options):
     given, _ = parameters(topology, batch, 0, response=True, dtype=dtype)
     structure = topology.tensors()
     for kernel in kernels:
-        _, values, sums = backend.forward(*given, structure, True, kernel=kernel)
+        _, values = backend.forward(*given, structure, True, kernel=kernel)
         if inference:
             backend.forward(*given, structure, False, kernel=kernel)
         grad_y = given[0].new_ones(batch, topology.num_outputs)
-        backend.backward(grad_y, values, sums, *given[1:], structure, True, True, True, True, kernel=kernel)
+        backend.backward(grad_y, values, *given[1:], structure, True, True, True, True, kernel=kernel)
 
 
 def main() -> None:
