@@ -143,9 +143,12 @@ class SparseNetwork(RewirableModule):
         topology = self._definition.topology
         self._chooser: Chooser | None = None
         self._plan: DensePlan | None = None
+        self._pinned: str | None = self._backend
         if self._backend == "auto":
             self._chooser = Chooser(topology, self.weight.dtype)
             self._plan = self._chooser.plan
+            candidates = self._chooser.candidates
+            self._pinned = candidates[0] if len(candidates) == 1 else None
         elif self._backend == "dense":
             self._plan = plan_dense(topology)
 
@@ -176,13 +179,17 @@ class SparseNetwork(RewirableModule):
             (…, O).
 
         Raises:
+            TypeError: something else than a tensor.
             ValueError: another shape, type or device.
         """
         flat = self._flat(x)
-        backend = self._backend if self._chooser is None else self._choose(flat, self._chooser)
+        backend = self._pinned
+        if backend is None:
+            assert self._chooser is not None
+            backend = self._choose(flat, self._chooser)
         parameters = self._definition.spread(self.weight, self.bias, self.response)
         y = evaluate_by(backend, self._definition.topology, self._plan, flat, *parameters)
-        return y.reshape(*x.shape[:-1], self.num_outputs)
+        return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.num_outputs)
 
     def explain(self, batch_size: int, *, timed: bool = False) -> Explanation:
         """Tell which backend is chosen for a batch size, and why; print the result, or read its fields.
@@ -265,11 +272,14 @@ class SparseNetwork(RewirableModule):
 
     def _flat(self, x: Tensor) -> Tensor:
         """Check x, and give it as (B, F)."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x is a {type(x).__name__}; pass a tensor of shape (…, {self.num_inputs})")
         if x.dim() == 0 or x.shape[-1] != self.num_inputs:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, expected (…, {self.num_inputs}): a number for each input node"
             )
-        return matching(x, self.weight, self._backend).reshape(-1, self.num_inputs)
+        x = matching(x, self.weight, self._backend)
+        return x if x.dim() == 2 else x.reshape(-1, self.num_inputs)
 
     def _choose(self, x: Tensor, chooser: Chooser) -> str:
         training = torch.is_grad_enabled() and any(

@@ -57,7 +57,7 @@ def consider_dense(topology: Topology, itemsize: int) -> Dense:
         return Dense(None, "several networks at once")
     if bool((topology.agg_id != 0).any()):
         return Dense(None, "some nodes do not sum")
-    if topology.num_edges < _EDGES_A_LEVEL * topology.depth:
+    if topology.num_edges < _EDGES_A_LEVEL * max(topology.depth, 1):
         return Dense(None, f"fewer than {_EDGES_A_LEVEL} edges a level")
     if topology.depth > _LEVELS:
         return Dense(None, f"more than {_LEVELS:,} levels")
@@ -104,14 +104,19 @@ def evaluate_by(
 
     Returns:
         (B, O).
+
+    Raises:
+        ValueError: another backend.
     """
     kind = x.device.type
-    with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+    with torch.autocast(kind, enabled=False) if _autocasts(kind) else nullcontext():
         if backend in ("cpu", "triton"):
             return sparse_network(x, weight, bias, response, topology, backend=backend)
         if backend == "dense":
             return evaluate_dense(plan or plan_dense(topology), topology, x, weight, bias, response)
-        return evaluate(topology, x, weight, bias, response)
+        if backend == "reference":
+            return evaluate(topology, x, weight, bias, response)
+    raise ValueError(f"no backend {backend!r} evaluates a network; there are {', '.join(BACKENDS[1:])}")
 
 
 def matching(x: Tensor, weight: Tensor, backend: str) -> Tensor:
@@ -136,9 +141,14 @@ def matching(x: Tensor, weight: Tensor, backend: str) -> Tensor:
         raise ValueError(f"backend='cpu' cannot run on {x.device}; set backend='auto', or move the network and x")
     if x.dtype == weight.dtype:
         return x
-    if not x.is_floating_point() or not torch.is_autocast_enabled(x.device.type):
+    if not x.is_floating_point() or not _autocasts(x.device.type):
         raise ValueError(f"x is {x.dtype} and the parameters are {weight.dtype}; pass x.to({weight.dtype})")
     return x.to(weight.dtype)
+
+
+def _autocasts(kind: str) -> bool:
+    # Of a kind that has no autocast, such as meta, torch cannot be asked whether it is on.
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def measure(

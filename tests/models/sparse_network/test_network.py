@@ -453,6 +453,37 @@ def test_several_python_threads():
         torch.testing.assert_close(y, expected)
 
 
+@pytest.mark.parametrize("x", [[[1.0, 2.0]], np.ones((1, 2)), None])
+def test_what_is_no_tensor_is_told(x):
+    network = SparseNetwork([(0, 2)], num_inputs=2, outputs=[2])
+    with pytest.raises(TypeError, match=rf"x is a {type(x).__name__}; pass a tensor of shape \(…, 2\)"):
+        network(x)
+
+
+def test_nothing_is_chosen_where_there_is_no_choice(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(SparseNetwork, "_choose", lambda self, x, chooser: chosen.append(self) or "dense")
+    edges = torch.cartesian_prod(torch.arange(10), torch.arange(10, 20))
+    narrow = SparseNetwork(edges[:50], num_inputs=10, outputs=range(10, 15))
+    wide = SparseNetwork(edges, num_inputs=10, outputs=range(10, 20))
+    for network in (narrow, wide):
+        network(torch.ones(1, 10))
+    assert chosen == [wide]
+    wide.backend = "cpu"
+    wide(torch.ones(1, 10))
+    wide.backend = "auto"
+    wide(torch.ones(1, 10))
+    assert chosen == [wide, wide]
+
+
+@pytest.mark.parametrize("backend", ["auto", "dense", "reference"])
+def test_shapes_without_numbers(backend):
+    network = SparseNetwork([(0, 2), (1, 2)], num_inputs=2, outputs=[2, 0], backend=backend).to("meta")
+    y = network(torch.ones(3, 2, device="meta"))
+    assert y.is_meta
+    assert y.shape == (3, 2)
+
+
 def test_backend_can_be_changed():
     network = random_network(0)
     assert network.backend == "auto"

@@ -33,6 +33,13 @@ def test_all_compute_the_same(backend):
     torch.testing.assert_close(got, expected)
 
 
+def test_an_unknown_backend_computes_nothing():
+    x, weight, bias = torch.zeros(3, 8), torch.zeros(64), torch.zeros(8)
+    for backend in ("gpu", "auto"):
+        with pytest.raises(ValueError, match=f"no backend '{backend}' evaluates a network; there are cpu, triton"):
+            evaluate_by(backend, layer(8), None, x, weight, bias, None)
+
+
 def test_dense_is_considered_where_it_may_be_worth_something():
     plan = consider_dense(layer(), 4).plan
     assert plan is not None
@@ -40,6 +47,10 @@ def test_dense_is_considered_where_it_may_be_worth_something():
     for topology, reason in (
         (layer(aggregations=1), "some nodes do not sum"),
         (layer(4), "fewer than 64 edges a level"),
+        (
+            compile_topology([], num_inputs=3, outputs=[2, 0], num_nodes=3, activations=1, aggregations=0)[0],
+            "fewer than 64 edges a level",
+        ),
         (layer(2, groups=[0, 0, 0, 1], outputs=[2, 3]), None),
     ):
         dense = consider_dense(topology, 4)
