@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from typing_extensions import override
 from fulgurite.models.sparse_network.choice.backends import BACKENDS, evaluate_by, matching, sparse_backend
 from fulgurite.models.sparse_network.merged import merge
 from fulgurite.models.sparse_network.network import SparseNetwork
+
+_PARAMETERS = ("weight", "bias", "response")
 
 
 class SparsePopulation(nn.Module):
@@ -24,7 +26,8 @@ class SparsePopulation(nn.Module):
     treats parameters elementwise (SGD, Adam, AdamW); clipping by norm would mix them.
 
     Args:
-        networks: P of them, with the same number of inputs, type and device. They are copied.
+        networks: P of them, with the same number of inputs, type and device. They are copied. What is frozen
+            (``requires_grad`` false) in all of them stays so.
         backend: ``"auto"``, ``"cpu"``, ``"triton"`` or ``"reference"``.
 
     Attributes:
@@ -35,6 +38,7 @@ class SparsePopulation(nn.Module):
         rows end in zeros.
 
     Raises:
+        TypeError: something else than a list of networks.
         ValueError: no networks, or networks that differ where they must not.
 
     Example:
@@ -53,18 +57,18 @@ class SparsePopulation(nn.Module):
 
     def __init__(self, networks: Sequence[SparseNetwork], *, backend: str = "auto") -> None:
         super().__init__()
+        if isinstance(networks, SparseNetwork):
+            raise TypeError("networks is one SparseNetwork; pass a list, [network]")
         networks = list(networks)
         _check(networks)
-        if backend not in BACKENDS or backend == "dense":
-            choices = ", ".join(name for name in BACKENDS if name != "dense")
-            raise ValueError(f"backend is {backend!r}; a population has {choices}")
         self.backend = backend
         self.num_inputs = networks[0].num_inputs
         self.num_outputs = max(network.num_outputs for network in networks)
         self._members = [copy.deepcopy(network) for network in networks]
-        for name in ("weight", "bias", "response"):
-            values = [value.detach() for network in networks if (value := getattr(network, name)) is not None]
-            setattr(self, name, nn.Parameter(torch.cat(values)) if values else None)
+        for name in _PARAMETERS:
+            values = [value for network in networks if (value := getattr(network, name)) is not None]
+            whole = torch.cat([value.detach() for value in values]) if values else None
+            setattr(self, name, None if whole is None else nn.Parameter(whole, values[0].requires_grad))
         with torch.device("cpu"):
             counts = torch.tensor([network.num_outputs for network in networks])
             mask = torch.arange(self.num_outputs) < counts[:, None]
@@ -77,33 +81,52 @@ class SparsePopulation(nn.Module):
             self._apart = merge(self._members, shared=False)
         self._place(self.weight.device)
 
+    @property
+    def backend(self) -> str:
+        """What was asked for; assign to change it."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: str) -> None:
+        if backend not in BACKENDS or backend == "dense":
+            choices = ", ".join(name for name in BACKENDS if name != "dense")
+            raise ValueError(f"backend is {backend!r}; a population has {choices}")
+        self._backend = str(backend)
+
     def __len__(self) -> int:
         return len(self._members)
 
-    def __getitem__(self, index: int) -> SparseNetwork:
-        """A copy of one member, with the parameters that it has now."""
-        member = copy.deepcopy(self._members[index])
-        before = self._members[: range(len(self))[index]]
-        with torch.no_grad():
-            for name in ("weight", "bias", "response"):
-                if (own := getattr(member, name)) is not None:
-                    start = sum(len(value) for other in before if (value := getattr(other, name)) is not None)
-                    own.copy_(getattr(self, name)[start : start + len(own)])
-        return member.to(self.weight)
+    @overload
+    def __getitem__(self, index: int) -> SparseNetwork: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[SparseNetwork]: ...
+
+    def __getitem__(self, index: int | slice) -> SparseNetwork | list[SparseNetwork]:
+        """A copy of one member, or of some, with the parameters that they have now."""
+        numbers = range(len(self))[index]
+        return self._copies(numbers) if isinstance(numbers, range) else self._copies([numbers])[0]
 
     def __iter__(self) -> Iterator[SparseNetwork]:
         return iter(self.networks())
 
     def networks(self) -> list[SparseNetwork]:
         """Copies of all members, with the parameters that they have now."""
-        members = [copy.deepcopy(member) for member in self._members]
+        return self._copies(range(len(self)))
+
+    def _copies(self, numbers: Sequence[int]) -> list[SparseNetwork]:
+        members = [copy.deepcopy(self._members[number]) for number in numbers]
         with torch.no_grad():
-            for name in ("weight", "bias", "response"):
-                owners = [value for member in members if (value := getattr(member, name)) is not None]
-                if owners:
-                    parts = getattr(self, name).split([len(value) for value in owners])
-                    for own, part in zip(owners, parts, strict=True):
-                        own.copy_(part)
+            for name in _PARAMETERS:
+                whole = getattr(self, name)
+                if whole is None:
+                    continue
+                sizes = [0 if (value := getattr(member, name)) is None else len(value) for member in self._members]
+                parts = whole.split(sizes)
+                for number, member in zip(numbers, members, strict=True):
+                    if (own := getattr(member, name)) is not None:
+                        own.copy_(parts[number])
+                        own.requires_grad_(whole.requires_grad)
         return [member.to(self.weight) for member in members]
 
     @override
@@ -117,9 +140,14 @@ class SparsePopulation(nn.Module):
             (P, B, O), zero where ``mask`` is false.
 
         Raises:
+            TypeError: something else than a tensor.
             ValueError: another shape, type or device.
         """
         members, inputs = len(self._members), self.num_inputs
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"x is a {type(x).__name__}; pass a tensor of shape (B, {inputs}) or ({members}, B, {inputs})"
+            )
         if x.dim() not in (2, 3) or x.shape[-1] != inputs or (x.dim() == 3 and x.shape[0] != members):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, expected (B, {inputs}), the same for all members, or "
@@ -205,4 +233,18 @@ def _check(networks: Sequence[SparseNetwork]) -> None:
             number = next(number for number, value in enumerate(of) if value != of[0])
             raise ValueError(
                 f"members differ in {what}: member 0 has {of[0]}, member {number} has {of[number]}; all must be alike"
+            )
+    for name in _PARAMETERS:
+        trained = {
+            number: value.requires_grad
+            for number, network in enumerate(networks)
+            if (value := getattr(network, name)) is not None
+        }
+        if len(set(trained.values())) > 1:
+            free = next(number for number, value in trained.items() if value)
+            frozen = next(number for number, value in trained.items() if not value)
+            raise ValueError(
+                f"{name} is trained in member {free} and frozen in member {frozen} (requires_grad), and is one "
+                "parameter of the population; set requires_grad alike in all, or put frozen members into a population "
+                "of their own"
             )

@@ -119,6 +119,44 @@ def test_members_are_copies():
         population[3]
 
 
+def test_a_slice_gives_a_list():
+    random = np.random.default_rng(7)
+    networks = [member(random) for _ in range(5)]
+    population = SparsePopulation(networks)
+    for part in (slice(0, 1), slice(None, None, -2), slice(9, None)):
+        got = population[part]
+        assert isinstance(got, list)
+        assert len(got) == len(networks[part])
+        for copied, own in zip(got, networks[part], strict=True):
+            assert torch.equal(copied.weight, own.weight)
+
+
+def test_backend_can_be_changed():
+    random = np.random.default_rng(8)
+    population = SparsePopulation([member(random) for _ in range(3)])
+    x = torch.from_numpy(random.normal(size=(4, 3)))
+    expected = population(x)
+    for backend in ("reference", "cpu"):
+        population.backend = backend
+        assert f"backend={backend}" in repr(population)
+        torch.testing.assert_close(population(x), expected)
+
+
+def test_what_is_frozen_in_all_members_stays_so():
+    random = np.random.default_rng(9)
+    networks = [member(random, bias=bias, response=None) for bias in (True, False, True)]
+    for network in networks:
+        network.weight.requires_grad_(False)
+    population = SparsePopulation(networks)
+    assert not population.weight.requires_grad
+    assert population.bias.requires_grad
+    assert [copied.weight.requires_grad for copied in population] == [False] * 3
+    assert population[0].bias.requires_grad
+    networks[2].bias.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"bias is trained in member 0 and frozen in member 2 .* of their own"):
+        SparsePopulation(networks)
+
+
 def test_a_thousand_unlike_networks_in_one_call():
     random = np.random.default_rng(2)
     kinds = [member(random, inputs=4, steps=None) for _ in range(50)]
@@ -181,7 +219,15 @@ def test_what_cannot_be_is_told():
         SparsePopulation([one, member(random, dtype=torch.float32)])
     with pytest.raises(ValueError, match="backend is 'dense'; a population has auto, cpu"):
         SparsePopulation([one], backend="dense")
+    with pytest.raises(TypeError, match=r"networks is one SparseNetwork; pass a list, \[network\]"):
+        SparsePopulation(one)
     population = SparsePopulation([one, one])
+    for backend in ("gpu", "dense"):
+        with pytest.raises(ValueError, match=f"backend is '{backend}'; a population has auto, cpu"):
+            population.backend = backend
+    assert population.backend == "auto"
+    with pytest.raises(TypeError, match=r"x is a list; pass a tensor of shape \(B, 3\) or \(2, B, 3\)"):
+        population([[0.0, 0.0, 0.0]])
     for shape in ((3,), (5, 4), (3, 5, 3), (2, 2, 5, 3)):
         with pytest.raises(ValueError, match="the same for all members"):
             population(torch.zeros(shape, dtype=torch.float64))
