@@ -141,11 +141,14 @@ class SparseNetwork(RewirableModule):
     @override
     def _settle(self) -> None:
         topology = self._definition.topology
+        before: Chooser | None = self.__dict__.get("_chooser")
         self._chooser: Chooser | None = None
         self._plan: DensePlan | None = None
         self._pinned: str | None = self._backend
         if self._backend == "auto":
             self._chooser = Chooser(topology, self.weight.dtype)
+            if before is not None:
+                self._chooser.follow(before)
             self._plan = self._chooser.plan
             candidates = self._chooser.candidates
             self._pinned = candidates[0] if len(candidates) == 1 else None

@@ -61,10 +61,9 @@ def consider_dense(topology: Topology, itemsize: int) -> Dense:
         return Dense(None, f"fewer than {_EDGES_A_LEVEL} edges a level")
     if topology.depth > _LEVELS:
         return Dense(None, f"more than {_LEVELS:,} levels")
-    plan = plan_dense(topology)
-    if plan.size * itemsize > DENSE_BYTES:
-        return Dense(None, f"its matrices would take {plan.size * itemsize / 2**20:,.0f} MB")
-    return Dense(plan, "")
+    if topology.dense_size * itemsize > DENSE_BYTES:
+        return Dense(None, f"its matrices would take {topology.dense_size * itemsize / 2**20:,.0f} MB")
+    return Dense(plan_dense(topology), "")
 
 
 def sparse_backend(device: torch.device) -> str | None:

@@ -101,6 +101,12 @@ class Chooser:
     def __deepcopy__(self, memo: dict[int, object]) -> "Chooser":
         return self  # what is decided for a topology holds for its copies
 
+    def follow(self, before: "Chooser") -> None:
+        """Take over what was decided for a network that is much the same: one whose edges have been moved."""
+        mine, its = (self.device, self._itemsize, self.work.edges, self.candidates), before
+        if mine == (its.device, its._itemsize, its.work.edges, its.candidates) and self.work.depth == its.work.depth:
+            self._decisions = its._decisions
+
     @property
     def candidates(self) -> tuple[str, ...]:
         """What ``auto`` may choose from."""
