@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from fulgurite.models.sparse_network import radix_inputs, radix_net
 PARTS = ("radix", "training", "dags", "population", "sweep", "memory")
 BATCHES = (1, 64, 256, 4096)
 OURS = "SparseNetwork"
+ONE, TWO = f"{OURS}, 1 thread", f"{OURS}, 2 threads"
+HALVES = "two halves of the batch, each on a thread of its own"
 
 
 def pin(threads: int) -> None:
@@ -44,18 +46,27 @@ def pin(threads: int) -> None:
 
 
 def compete(
-    calls: dict[str, Callable[[], object]], *, rounds: int = 7, seconds: float = 0.4
+    calls: dict[str, Callable[[], object]],
+    *,
+    threads: dict[str, int] | None = None,
+    rounds: int = 7,
+    seconds: float = 0.4,
 ) -> dict[str, tuple[float, float, float]]:
     """Median, first and third quartile of the seconds of a call, the competitors taking turns in every round.
 
-    A call much shorter than a timer's noise is repeated within a round; one of more than ten seconds has fewer rounds.
+    A call much shorter than a timer's noise is repeated within a round; one of more than two seconds has fewer rounds.
+    Where the number of threads changes (one, unless ``threads`` says otherwise), a call that is not timed comes first.
     """
+    wanted = {name: (threads or {}).get(name, 1) for name in calls}
     repeats = {}
     for name, call in calls.items():
-        call()
-        begin = time.perf_counter()
-        call()
-        once = time.perf_counter() - begin
+        pin(wanted[name])
+        for _ in range(2):
+            begin = time.perf_counter()
+            call()
+            once = time.perf_counter() - begin
+            if once > 2:
+                break
         repeats[name] = (max(1, int(seconds / rounds / max(once, 1e-7))), 3 if once > 2 else rounds)
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
@@ -63,6 +74,9 @@ def compete(
             count, most = repeats[name]
             if number >= most:
                 continue
+            if torch.get_num_threads() != wanted[name]:
+                pin(wanted[name])
+                call()
             begin = time.perf_counter()
             for _ in range(count):
                 call()
@@ -86,6 +100,17 @@ def forward_call(forward: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[],
     return call
 
 
+def halves_call(net: SparseNetwork, x: Tensor) -> Callable[[], object]:
+    """What two cores of this machine can give at the moment: two threads that know nothing of each other, no pool."""
+    pool = ThreadPoolExecutor(2, initializer=lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)))
+
+    def half(part: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([net(tile) for tile in part.split(64)])  # one tile is never shared out
+
+    return lambda: torch.cat(list(pool.map(half, x.chunk(2))))
+
+
 def training_call(forward: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Callable[[], object]:
     """Forward and backward, gradients thrown away."""
 
@@ -99,6 +124,7 @@ def training_call(forward: Callable[[Tensor], Tensor], x: Tensor, gradient: Tens
 
 def agree(calls: dict[str, Callable[[], Any]], tolerance: float = 1e-3) -> None:
     """Stop if the competitors do not compute the same thing."""
+    pin(1)
     results = {name: call() for name, call in calls.items()}
     (first, expected), *others = results.items()
     for name, found in others:
@@ -131,16 +157,15 @@ def measure_radix(quick: bool) -> dict[str, Any]:
     rows = {}
     for batch in (1, 128) if quick else (1, 64, 128, 256, 4096):
         x = radix_inputs("mixed", 1024, batch, seed=0)
-        calls = {}
-        for threads in (1, 2):
-            calls[f"{OURS}, {threads} thread{'s' * (threads > 1)}"] = threads, forward_call(net, x)
+        calls = {ONE: forward_call(net, x), TWO: forward_call(net, x)}
+        if batch >= 128:
+            calls[HALVES] = halves_call(net, x)
         for name, make in PEERS.items():
             if name == "gather + index_add" and batch > 256:
                 continue  # 0.5 GB of messages a level
-            calls[name] = 1, forward_call(make(topology, weight, bias, 32.0), x)
-        pin(1)
-        agree({name: call for name, (_, call) in calls.items()})
-        found = compete({name: pinned(threads, call) for name, (threads, call) in calls.items()})
+            calls[name] = forward_call(make(topology, weight, bias, 32.0), x)
+        agree(calls)
+        found = compete(calls, threads={TWO: 2, HALVES: 2})
         rows[str(batch)] = rates(found, edges, batch)
         print(f"radix forward B={batch}", show(rows[str(batch)]), flush=True)
     return {
@@ -149,17 +174,6 @@ def measure_radix(quick: bool) -> dict[str, Any]:
         "alive": alive(net, radix_inputs("mixed", 1024, 256, seed=0)),
         "rows": rows,
     }
-
-
-def pinned(threads: int, call: Callable[[], object]) -> Callable[[], object]:
-    """The call on so many threads."""
-
-    def run() -> object:
-        if torch.get_num_threads() != threads:
-            pin(threads)
-        return call()
-
-    return run
 
 
 def radix_topology(layers: int) -> SparseNetwork:
@@ -180,18 +194,14 @@ def measure_training(quick: bool) -> dict[str, Any]:
     for batch in (64,) if quick else BATCHES:
         x = torch.randn(batch, 1024)
         gradient = torch.randn(batch, net.num_outputs)
-        calls: dict[str, tuple[int, Callable[[], Any]]] = {
-            f"{OURS}, 1 thread": (1, training_call(net, x, gradient)),
-            f"{OURS}, 2 threads": (2, training_call(net, x, gradient)),
-        }
+        calls = {ONE: training_call(net, x, gradient), TWO: training_call(net, x, gradient)}
         for name, make in PEERS.items():
             if name == "compiled scalar loop" or (name == "gather + index_add" and batch > 256):
                 continue  # it has no gradients; 0.5 GB of messages a level
             weight = net.weight.detach().clone().requires_grad_()
-            calls[name] = 1, training_call(make(topology, weight, internal_bias(net), None), x, gradient)
-        pin(1)
-        agree({name: call for name, (_, call) in calls.items()})
-        found = compete({name: pinned(threads, call) for name, (threads, call) in calls.items()})
+            calls[name] = training_call(make(topology, weight, internal_bias(net), None), x, gradient)
+        agree(calls)
+        found = compete(calls, threads={TWO: 2})
         rows[str(batch)] = rates(found, net.num_edges, batch)
         print(f"radix training B={batch}", show(rows[str(batch)]), flush=True)
     return {"layers": layers, "edges": net.num_edges, "rows": rows}
@@ -230,7 +240,7 @@ def measure_dags(quick: bool) -> list[dict[str, Any]]:
         weight, bias = net.weight.detach(), internal_bias(net)
         for batch in (1, 256):
             x = torch.randn(batch, net.num_inputs)
-            calls = {f"{OURS}, 1 thread": forward_call(net, x)}
+            calls = {ONE: forward_call(net, x)}
             for name in ("compiled scalar loop", "torch CSR a level", "masked dense a level", "gather + index_add"):
                 calls[name] = forward_call(PEERS[name](net.topology, weight, bias, None), x)
             agree(calls)
@@ -242,8 +252,8 @@ def measure_dags(quick: bool) -> list[dict[str, Any]]:
     return results
 
 
-def genomes(count: int, *, seed: int = 0) -> tuple[list[Any], Any]:
-    """As many neat-python genomes, mutated until they are unlike, and their configuration."""
+def genomes(count: int, mutations: int, *, seed: int = 0) -> tuple[list[Any], Any]:
+    """As many neat-python genomes, mutated up to so many times, and their configuration."""
     import random
     import tempfile
 
@@ -260,18 +270,23 @@ def genomes(count: int, *, seed: int = 0) -> tuple[list[Any], Any]:
     population = neat.Population(config)
     made = []
     for number, genome in zip(range(count), population.population.values(), strict=False):
-        for _ in range(5 + number % 60):
+        for _ in range(5 + number % mutations):
             genome.mutate(config.genome_config)
         made.append(genome)
     return made, config
 
 
-def measure_population(quick: bool) -> dict[str, Any]:
-    """Unlike genomes on 64 samples, in one call, against neat-python one by one."""
+def measure_population(quick: bool) -> list[dict[str, Any]]:
+    """Unlike genomes on 64 samples, in one call, against neat-python one by one: young ones and old ones."""
+    return [population_of(mutations, quick) for mutations in (60, 300)]
+
+
+def population_of(mutations: int, quick: bool) -> dict[str, Any]:
+    """One population."""
     import neat
 
     count, batch = (20, 8) if quick else (1000, 64)
-    found, config = genomes(count)
+    found, config = genomes(count, mutations)
     oracle = [neat.nn.FeedForwardNetwork.create(genome, config) for genome in found]
     population = SparsePopulation([SparseNetwork.from_genome(genome, config) for genome in found])
     x = torch.randn(batch, len(config.genome_config.input_keys))
@@ -292,12 +307,12 @@ def measure_population(quick: bool) -> dict[str, Any]:
         return loss
 
     calls: dict[str, Callable[[], object]] = {
-        f"{OURS}, 1 thread": pinned(1, forward_call(population, x)),
-        f"{OURS}, 2 threads": pinned(2, forward_call(population, x)),
-        f"{OURS}, forward+backward, 1 thread": pinned(1, train),
-        "neat-python": pinned(1, theirs),
+        ONE: forward_call(population, x),
+        TWO: forward_call(population, x),
+        f"{OURS}, forward+backward, 1 thread": train,
+        "neat-python": theirs,
     }
-    seconds = compete(calls)
+    seconds = compete(calls, threads={TWO: 2})
     print("population", show_ms(seconds), flush=True)
     sizes = [len(net.edges) for net in population.networks()]
     return {
@@ -365,9 +380,16 @@ def memory_of(name: str, quick: bool) -> float:
     training_call(forward, small, torch.randn(2, net.num_outputs))()
     batch = 256 if quick else 4096
     x, gradient = torch.randn(batch, 1024), torch.randn(batch, net.num_outputs)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident
+    before = peak()
     training_call(forward, x, gradient)()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak() - before
+
+
+def peak() -> float:
+    """Most memory that was resident, MB (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return float(line.split()[1]) / 1024
 
 
 def show(found: dict[str, list[float]]) -> str:

@@ -85,12 +85,16 @@ def _dags(found: list[dict[str, Any]]) -> list[str]:
     return parts
 
 
-def _population(found: dict[str, Any]) -> list[str]:
+def _population(found: list[dict[str, Any]]) -> list[str]:
+    return [part for population in found for part in _one_population(population)]
+
+
+def _one_population(found: dict[str, Any]) -> list[str]:
     seconds = found["seconds"]
     theirs = seconds["neat-python"][0]
     low, middle, high = found["edges"]
     return [
-        f"### {found['genomes']:,} unlike genomes × {found['batch']} samples, one call",
+        f"### {found['genomes']:,} unlike genomes of {middle} edges × {found['batch']} samples, one call",
         f"neat-python genomes with {low} to {high} edges (median {middle}); outputs agree to "
         f"{found['difference']:.1g}.",
         markdown(
