@@ -80,8 +80,8 @@ def pulled_in(samples: Samples) -> Samples:
     """The values behind :func:`robust_means`: as measured, but for those far off.
 
     Example:
-        >>> pulled_in(((1.0, 1.0, 9.0), (2.0, 2.0)))
-        ((1.0, 1.0, 1.0), (2.0, 2.0))
+        >>> pulled_in(((1.0, 1.0, 9.0), (2.0, 2.0, 2.0)))
+        ((1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
     """
     reach = _FAR * pooled_spread(samples)
     middles = [float(np.median(values)) for values in samples]

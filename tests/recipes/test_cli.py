@@ -60,7 +60,7 @@ def test_list_shows_every_recipe_with_its_summary(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(recipes_of(discover()))
-    assert any(line.startswith("seqpoint/translation  SeqPoint") for line in lines)
+    assert any(line.split()[:2] == ["seqpoint/translation", "SeqPoint"] for line in lines)
 
 
 def test_show_prints_the_file_and_copy_writes_it(tmp_path, monkeypatch, capsys):
