@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from fulgurite.callbacks.neat_evolution import NeatEvolution as NeatEvolution
     from fulgurite.callbacks.prune_to_sparse import PruneToSparse as PruneToSparse
     from fulgurite.callbacks.random_state import RandomState as RandomState
+    from fulgurite.callbacks.representative_interpretation.callback import (
+        RepresentativeInterpretation as RepresentativeInterpretation,
+    )
     from fulgurite.callbacks.seqpoint.callback import SeqPoint as SeqPoint
     from fulgurite.callbacks.sparse_evolution import SparseEvolution as SparseEvolution
 
@@ -16,6 +19,7 @@ _HOMES = {
     "NeatEvolution": "fulgurite.callbacks.neat_evolution",
     "PruneToSparse": "fulgurite.callbacks.prune_to_sparse",
     "RandomState": "fulgurite.callbacks.random_state",
+    "RepresentativeInterpretation": "fulgurite.callbacks.representative_interpretation.callback",
     "SeqPoint": "fulgurite.callbacks.seqpoint.callback",
     "SparseEvolution": "fulgurite.callbacks.sparse_evolution",
 }
@@ -24,6 +28,7 @@ __all__ = [
     "NeatEvolution",
     "PruneToSparse",
     "RandomState",
+    "RepresentativeInterpretation",
     "SeqPoint",
     "SparseEvolution",
 ]

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fulgurite.models.image_classification.module import ImageClassifier as ImageClassifier
     from fulgurite.models.sparse_network.classifier import SparseClassifier as SparseClassifier
     from fulgurite.models.sparse_network.network import SparseNetwork as SparseNetwork
     from fulgurite.models.sparse_network.population import SparsePopulation as SparsePopulation
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DeepSpeech2": "fulgurite.models.speech.deepspeech",
     "GNMT": "fulgurite.models.translation.rnn",
+    "ImageClassifier": "fulgurite.models.image_classification.module",
     "SparseClassifier": "fulgurite.models.sparse_network.classifier",
     "SparseNetwork": "fulgurite.models.sparse_network.network",
     "SparsePopulation": "fulgurite.models.sparse_network.population",
@@ -26,6 +28,7 @@ _HOMES = {
 __all__ = [
     "GNMT",
     "DeepSpeech2",
+    "ImageClassifier",
     "SparseClassifier",
     "SparseNetwork",
     "SparsePopulation",

@@ -2,6 +2,23 @@
 
 from fulgurite.plugins.registry import Plugin
 
+REPRESENTATIVE_INTERPRETATION = Plugin(
+    name="representative_interpretation",
+    summary="find what a CNN's many similar predictions share",
+    paper="Lam et al., Finding Representative Interpretations on CNNs, ICCV 2021, arXiv:2108.06384",
+    components={
+        "Digits": "fulgurite.data.digits:Digits",
+        "ImageClassifier": "fulgurite.models.image_classification.module:ImageClassifier",
+        "ImageFolder": "fulgurite.data.image_folder:ImageFolder",
+        "MNIST5k": "fulgurite.data.mnist:MNIST5k",
+        "RepresentativeInterpretation": (
+            "fulgurite.callbacks.representative_interpretation.callback:RepresentativeInterpretation"
+        ),
+    },
+    recipes="fulgurite.recipes.representative_interpretation",
+    modules=("fulgurite.callbacks", "fulgurite.data", "fulgurite.models"),
+)
+
 SEQPOINT = Plugin(
     name="seqpoint",
     summary="profile an epoch of variable-length training from a handful of representative iterations",
