@@ -1,25 +1,13 @@
 """Trains a classifier of flat inputs, dense or sparse, and measures it."""
 
-import math
-from typing import Any, Literal
-
-import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn
-from torch.nn import functional
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torch import nn
 from typing_extensions import override
 
+from fulgurite.models.classification_module import ClassificationModule, OptimizerName, Schedule
 from fulgurite.models.sparse_network.restore import room_for_sparse
 
-OptimizerName = Literal["adam", "adamw", "sgd"]
-Batch = tuple[Tensor, Tensor]
 
-_STAGES = ("train", "val", "test")
-
-
-class SparseClassifier(LightningModule):
+class SparseClassifier(ClassificationModule):
     r"""Trains a network by cross-entropy, be it dense, sparse, or one that becomes sparse in training.
 
     A batch is (inputs (B, …), labels (B,) int64). The network gives logits (B, C); of two classes it may give one
@@ -47,14 +35,13 @@ class SparseClassifier(LightningModule):
             without a network.
 
     Example:
+        >>> import torch
         >>> from fulgurite.models import SparseNetwork
         >>> network = SparseNetwork([[0, 3], [1, 3], [2, 4]], num_inputs=3, outputs=[3, 4], activation="identity")
         >>> classifier = SparseClassifier(network, num_classes=2)
         >>> classifier(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
     """
-
-    network: nn.Module | None
 
     def __init__(
         self,
@@ -64,113 +51,31 @@ class SparseClassifier(LightningModule):
         learning_rate: float = 1e-3,
         optimizer: OptimizerName = "adam",
         weight_decay: float = 0.0,
-        schedule: Literal["cosine", "constant"] = "constant",
+        schedule: Schedule = "constant",
     ) -> None:
-        super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"got num_classes={num_classes}; want at least 2")
-        if not learning_rate > 0:
-            raise ValueError(f"got learning_rate={learning_rate}; want more than 0")
-        if optimizer not in ("adam", "adamw", "sgd"):
-            raise ValueError(f"got optimizer={optimizer!r}; choose from adam, adamw, sgd")
-        if schedule not in ("cosine", "constant"):
-            raise ValueError(f"got schedule={schedule!r}; choose from cosine, constant")
+        super().__init__(
+            network,
+            num_classes=num_classes,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            weight_decay=weight_decay,
+            schedule=schedule,
+        )
         self.save_hyperparameters(ignore=["network"])
         if "_instantiator" in self.hparams:  # LightningCLI gave the network's plain config, which can rebuild it
             self.save_hyperparameters()
-        self.network = network
         room_for_sparse(self, "network")
-        self.num_classes = num_classes
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self._optimizer_name = optimizer
-        self._schedule = schedule
-        self.metrics = nn.ModuleDict(
-            {f"{stage}_accuracy": MulticlassAccuracy(num_classes, average="micro") for stage in _STAGES}
-            | {f"{stage}_loss": MeanMetric() for stage in _STAGES[1:]}
-        )
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
-        """Give the logits (B, C) of inputs (B, …)."""
-        logits = self._present()(x)
-        if self.num_classes == 2 and logits.ndim == 2 and logits.shape[1] == 1:
-            return torch.cat([torch.zeros_like(logits), logits], dim=1)
-        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(
-                f"the network gave {tuple(logits.shape)} for inputs {tuple(x.shape)}; "
-                f"want ({len(x)}, {self.num_classes}): a logit for each class"
-            )
-        return logits
+    def present(self) -> nn.Module:
+        """Give the network.
 
-    @override
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Give the loss to descend, and log it."""
-        return self._step(batch, "train")
-
-    @override
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure one batch."""
-        self._step(batch, "val")
-
-    @override
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure one batch."""
-        self._step(batch, "test")
-
-    @override
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
-        """Give the class of each row, (B,)."""
-        return self(batch if isinstance(batch, Tensor) else batch[0]).argmax(dim=1)
-
-    @override
-    def configure_optimizers(self) -> Any:
-        """Give the optimizer, and with it the schedule of its rate; see the class."""
-        self._present()
-        options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        optimizer: torch.optim.Optimizer
-        if self._optimizer_name == "sgd":
-            optimizer = torch.optim.SGD(self.parameters(), momentum=0.9, **options)
-        else:
-            kind = torch.optim.Adam if self._optimizer_name == "adam" else torch.optim.AdamW
-            optimizer = kind(self.parameters(), **options)
-        if self._schedule == "constant":
-            return optimizer
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._cosine)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _present(self) -> nn.Module:
+        Raises:
+            ValueError: there is none yet.
+        """
         if self.network is None:
             raise ValueError(
                 "SparseClassifier has no network yet: pass network=, or add a callback that makes one, such as "
                 "NeatEvolution"
             )
         return self.network
-
-    def _cosine(self, step: int) -> float:
-        # The number of steps is not asked for before the first: counting them starts the loader, whose order a resumed
-        # run would then draw before RandomState has put back the random numbers.
-        if step == 0:
-            return 1.0
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ValueError("schedule='cosine' needs the end of the run: give Trainer(max_epochs=…) or max_steps")
-        return 0.5 * (1 + math.cos(math.pi * min(step, steps) / max(1, steps)))
-
-    def _step(self, batch: Batch, stage: str) -> Tensor:
-        x, labels = batch
-        logits = self(x)
-        loss = functional.cross_entropy(logits, labels)
-        self._measure(f"{stage}/accuracy", logits.detach(), labels)
-        if stage == "train":
-            self.log("train/loss", loss, prog_bar=True, batch_size=len(x))
-        else:
-            self._measure(f"{stage}/loss", loss, len(x))
-        return loss
-
-    def _measure(self, name: str, value: Tensor, other: Tensor | int) -> None:
-        """Update a metric, and log what it is at the end of the epoch."""
-        metric: Any = self.metrics[name.replace("/", "_")]
-        metric.update(value, other)
-        size = other if isinstance(other, int) else len(other)
-        self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name == "val/accuracy", batch_size=size)
