@@ -1,0 +1,198 @@
+"""Finding planes of a head's decision boundaries on segments between feature maps."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fulgurite.callbacks.representative_interpretation.certificate import certify
+from fulgurite.callbacks.representative_interpretation.margin import Head, differentiate, margin
+from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
+from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers as draw_strangers
+
+_HALVINGS = 7  # of the segment, before the crossing is solved for
+_SOLVES = 60  # at most; two or three are usual
+_RELEASED_GAP, _RELEASED_HALVINGS = 1e-5, 60  # the stop rule of the method as it was released: gap² below this
+_SAME = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of gradients within one linear piece
+
+
+def find_planes(
+    head: Head,
+    start: Tensor,
+    ends: Tensor,
+    *,
+    label: int,
+    probes: Tensor,
+    seed: int,
+    polish: bool = True,
+    exact: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> Planes:
+    """Planes that carry the decision boundary of class c, one where each segment ψ(x) → ψ(x⁻) leaves it.
+
+    From P. C.-H. Lam et al., "Finding Representative Interpretations on Convolutional Neural Networks",
+    https://arxiv.org/abs/2108.06384. All segments are halved together, with class c kept on one end. From the bracket
+    the crossing itself is solved for: with j the strongest rival at p, g = z_c − z_j and u = ψ(x⁻) − ψ(x),
+
+        q = p − g(p) / (wᵀu) · u,    w = ∂g/∂α at p,
+
+    again from q until w changes no more (halving again where q leaves the bracket). In a piecewise linear head q then
+    lies on the boundary exactly, and wᵀψ + b with b = g(q) − wᵀq is g on the whole linear piece that holds q. A small
+    gap instead of the solved crossing may give the plane of a neighbouring piece.
+
+    Args:
+        head: G, from (B, K, H, W) to (B, C). It is called in the dtype of ``start`` for halving, and in ``dtype``
+            from then on: features in float32 halve faster, at no loss.
+        start: ψ(x), (K, H, W).
+        ends: ψ(x⁻) of images of other classes, (Q, K, H, W).
+        label: c, the class that the head gives ``start``.
+        probes: ψ of reference images that the certificate looks towards, (M, K, H, W).
+        seed: of the private choice among them.
+        polish: whether the crossing is solved for; ``False`` is the released rule, a gap² below 1e-5, for comparison.
+        exact: whether planes are graded; ``False`` for a head that is not piecewise linear: all are ``"tangent"``.
+        dtype: of the planes, float64 unless the head cannot.
+
+    Returns:
+        A plane for each end, without those ends that coincide with the start or that the head gives class c.
+
+    Raises:
+        ValueError: shapes that do not fit together, or a start to which the head gives another class.
+
+    Example:
+        >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2)).double()
+        >>> _ = head[1].load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
+        >>> start, end = torch.tensor([[[3.0]], [[0.0]]]).double(), torch.tensor([[[0.0]], [[1.0]]]).double()
+        >>> planes = find_planes(head, start, end[None], label=0, probes=torch.ones(1, 2, 1, 1), seed=0)
+        >>> planes.weight.flatten().tolist(), planes.point.flatten().tolist(), planes.grade
+        ([1.0, -1.0], [0.75, 0.75], ('exact',))
+    """
+    if ends.ndim < 2 or ends.shape[1:] != start.shape or probes.shape[1:] != start.shape:
+        raise ValueError(
+            f"got start {tuple(start.shape)}, ends {tuple(ends.shape)} and probes {tuple(probes.shape)}; expected "
+            "(K, H, W), (Q, K, H, W) and (M, K, H, W)"
+        )
+    with torch.inference_mode(False):
+        bracket, left = _brackets(head, start, ends, label)
+        ends = ends[left]
+        if polish:
+            bracket = _halve(head, start, ends, label, bracket, most=_HALVINGS)
+            planes = _solve(head, start.to(dtype), ends.to(dtype), label, bracket.to(dtype))
+        else:
+            start, ends = start.to(dtype), ends.to(dtype)
+            bracket = _halve(head, start, ends, label, bracket.to(dtype), most=_RELEASED_HALVINGS, gap=_RELEASED_GAP)
+            planes = _at(head, start, ends, label, bracket)
+        if not exact:
+            return planes
+        return replace(planes, grade=certify(head, start, ends, planes, probes=probes, seed=seed))
+
+
+@dataclass(frozen=True, eq=False)
+class _Bracket:
+    """Where on its segment, from 0 to 1, each crossing is known to lie, (Q,), and the margins at both ends."""
+
+    low: Tensor
+    high: Tensor
+    above: Tensor  # at low, ≥ 0
+    below: Tensor  # at high, < 0
+
+    def to(self, dtype: torch.dtype) -> "_Bracket":
+        return _Bracket(self.low.to(dtype), self.high.to(dtype), self.above.to(dtype), self.below.to(dtype))
+
+    def secant(self) -> Tensor:
+        """Where the margin is 0 if it is linear in between."""
+        inside = self.low + (self.high - self.low) * self.above / (self.above - self.below)
+        return torch.where(inside.isfinite(), inside, self.low)
+
+
+def _brackets(head: Head, start: Tensor, ends: Tensor, label: int) -> tuple[_Bracket, Tensor]:
+    """The whole segments, of the ends that are of another class; and which those are."""
+    both = margin(head, torch.cat([start[None], ends.to(start)]), label=label)
+    above, below = both[:1], both[1:]
+    if not bool(above >= -1e-4 * (below - above).abs().max() if len(ends) else True):
+        raise ValueError(
+            f"got label={label}, but the head prefers another class at the start, by {-above.item():.3g}; expected the "
+            "class that the head gives it"
+        )
+    left = (below < 0).nonzero()[:, 0]
+    below = below[left]
+    low = torch.zeros_like(below)
+    return _Bracket(low, low + 1, above.clamp_min(0).expand_as(below).clone(), below), left
+
+
+def _points(start: Tensor, ends: Tensor, where: Tensor) -> Tensor:
+    return torch.lerp(start, ends, where.reshape(-1, *[1] * start.ndim))
+
+
+def _halve(
+    head: Head, start: Tensor, ends: Tensor, label: int, bracket: _Bracket, *, most: int, gap: float = 0.0
+) -> _Bracket:
+    """Halve each segment, class c kept on its lower end, until the squared margin at an end is below ``gap``."""
+    low, high = bracket.low.clone(), bracket.high.clone()
+    above, below = bracket.above.clone(), bracket.below.clone()
+    for _ in range(most):
+        open_ = (torch.minimum(above, -below) ** 2 >= gap).nonzero()[:, 0]
+        if len(open_) == 0:
+            break
+        middle = (low[open_] + high[open_]) / 2
+        value = margin(head, _points(start, ends[open_], middle), label=label)
+        own, other = open_[value >= 0], open_[value < 0]
+        low[own], above[own] = middle[value >= 0], value[value >= 0]
+        high[other], below[other] = middle[value < 0], value[value < 0]
+    return _Bracket(low, high, above, below)
+
+
+def _solve(head: Head, start: Tensor, ends: Tensor, label: int, bracket: _Bracket) -> Planes:
+    """The crossing by Newton's steps within the bracket: exact once two of them are in one linear piece."""
+    low, high, where = bracket.low.clone(), bracket.high.clone(), bracket.secant()
+    tiny = 16 * torch.finfo(where.dtype).eps
+    weight = torch.zeros_like(ends)
+    value = torch.full_like(where, torch.inf)
+    rival = torch.zeros(len(ends), dtype=torch.long, device=ends.device)
+    solved = torch.zeros(len(ends), dtype=torch.bool, device=ends.device)  # whether ``where`` solves for ``weight``
+    open_ = torch.arange(len(ends), device=ends.device)
+    for attempt in range(_SOLVES):
+        if len(open_) == 0:
+            break
+        at, segment = where[open_], ends[open_] - start
+        found = differentiate(head, _points(start, ends[open_], at), label=label)
+        slope = (found.gradient * segment).flatten(1).sum(dim=1)
+        change = (found.gradient - weight[open_]).flatten(1).norm(dim=1)
+        same = change <= _SAME[where.dtype] * found.gradient.flatten(1).norm(dim=1)
+        done = (solved[open_] & same) | (found.value.abs() <= tiny * -slope)
+        weight[open_], value[open_], rival[open_] = found.gradient, found.value, found.rival
+
+        own = found.value >= 0
+        low[open_] = torch.where(own, at, low[open_])
+        high[open_] = torch.where(own, high[open_], at)
+        aim = at - found.value / slope
+        # A step that leaves the bracket, and now and then one that only creeps along in it, gives way to a halving.
+        inside = (slope < 0) & (aim > low[open_]) & (aim < high[open_]) & (attempt % 4 != 3)
+        aim = torch.where(inside, aim, (low[open_] + high[open_]) / 2)
+        where[open_] = torch.where(done, at, aim)
+        solved[open_] = inside
+        open_ = open_[~done]
+    return _planes(start, _points(start, ends, where), label, weight, value, rival)
+
+
+def _at(head: Head, start: Tensor, ends: Tensor, label: int, bracket: _Bracket) -> Planes:
+    """Planes at whichever end of the bracket has the smaller gap, taken for the crossing."""
+    point = _points(start, ends, torch.where(bracket.above <= -bracket.below, bracket.low, bracket.high))
+    if len(point) == 0:
+        return _planes(start, point, label, point, bracket.above, torch.zeros(0, dtype=torch.long, device=point.device))
+    found = differentiate(head, point, label=label)
+    return _planes(start, point, label, found.gradient, found.value, found.rival)
+
+
+def _planes(start: Tensor, point: Tensor, label: int, weight: Tensor, value: Tensor, rival: Tensor) -> Planes:
+    grade: tuple[Grade, ...] = ("tangent",) * len(point)
+    bias = value - (weight * point).flatten(1).sum(dim=1)
+    return Planes(
+        weight=weight,
+        bias=bias,
+        point=point,
+        rival=rival,
+        grade=grade,
+        residual=value.abs(),
+        positive=(weight * start).flatten(1).sum(dim=1) + bias >= 0,
+        label=label,
+    )

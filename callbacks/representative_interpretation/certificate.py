@@ -1,0 +1,176 @@
+"""What can be vouched for of a plane: whether the head really is that plane around the crossing."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fulgurite.callbacks.representative_interpretation.margin import Head, Margins, differentiate
+from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
+
+
+@dataclass(frozen=True)
+class _Tolerances:
+    residual: float  # of |g(q)|, relative to the logits and to what g changes along the segment
+    value: float  # of g(r) − g(q) − wᵀ(r − q), relative to ‖w‖‖r − q‖
+    gradient: float  # of ∂g/∂α at r, relative to ‖w‖
+    steps: tuple[float, ...]  # η: the last is as far as points can be told apart
+
+
+_TOLERANCES = {
+    torch.float64: _Tolerances(1e-9, 1e-6, 1e-9, (1e-2, 1e-3, 1e-4, 1e-5, 1e-7, 1e-9)),
+    torch.float32: _Tolerances(1e-4, 1e-2, 1e-5, (1e-2, 1e-3, 1e-4)),
+}
+
+
+def certify(head: Head, start: Tensor, ends: Tensor, planes: Planes, *, probes: Tensor, seed: int) -> tuple[Grade, ...]:
+    """Grade planes by what the head does at *other* points of the linear piece that holds the crossing.
+
+    That wᵀq + b equals the margin at q says nothing: b is defined so. For a plane with crossing q on the segment
+    u = ψ(x⁻) − ψ(x), and g = z_c − z_j, three things are asked:
+
+    1. at q, g(q) = 0, and c and j are the two highest logits;
+    2. the gradient of g at q is w;
+    3. at other points r, g(r) = g(q) + wᵀ(r − q), and the gradient is still w: along the segment, r = q ± ηu, and
+       towards a random reference image, r = q + η(ψ(x″) − q), with η shrinking from 1e-2 to 1e-9 (1e-4 in float32)
+       as the piece may be small.
+
+    ``"exact"``: all of them; ``"segment"``: all but the reference; ``"tangent"``: the rest. Float64 is what makes these
+    decide: in float32 values agree for many a wrong plane, and equality of gradients alone tells.
+
+    Args:
+        head: G, from (B, K, H, W) to (B, C), in the dtype of the planes.
+        start: ψ(x), (K, H, W).
+        ends: ψ(x⁻) of each plane, (Q, K, H, W).
+        planes: to grade, Q of them.
+        probes: ψ of reference images, (M, K, H, W). Without any no plane is better than ``"segment"``.
+        seed: of the private choice of a reference image for each plane.
+
+    Returns:
+        Q grades.
+
+    Example:
+        >>> from fulgurite.callbacks.representative_interpretation.boundaries import find_planes
+        >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2)).double()
+        >>> _ = head[1].load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
+        >>> start, ends = torch.tensor([[[2.0]], [[0.0]]]), torch.tensor([[[[0.0]], [[1.0]]]])
+        >>> probes = torch.tensor([[[[5.0]], [[4.0]]]])
+        >>> planes = find_planes(head, start.double(), ends.double(), label=0, probes=probes, seed=0)
+        >>> certify(head, start, ends, planes, probes=probes, seed=0)
+        ('exact',)
+    """
+    if len(planes) == 0:
+        return ()
+    within = _TOLERANCES[planes.weight.dtype]
+    direction = ends.to(planes.weight) - start.to(planes.weight)
+    at_crossing = differentiate(head, planes.point, label=planes.label, rival=planes.rival)
+    scale = at_crossing.logits.abs().amax(dim=1) + _norm(planes.weight) * _norm(direction)
+    holds = _holds_at_crossing(planes, at_crossing, scale, within)
+    along = holds.clone()
+    for sign in (1.0, -1.0):
+        along &= _holds_nearby(head, planes, sign * direction, at_crossing, scale, along, within)
+    towards = along.clone()
+    if len(probes) == 0:
+        towards[:] = False
+    else:
+        aside = _towards_probes(planes, direction, probes, seed)
+        towards &= _holds_nearby(head, planes, aside, at_crossing, scale, towards, within)
+    return tuple(
+        "exact" if exact else "segment" if segment else "tangent"
+        for exact, segment in zip(towards.tolist(), along.tolist(), strict=True)
+    )
+
+
+def sign_agreement(head: Head, planes: Planes, features: Tensor) -> float:
+    """How faithfully planes stand for the head: the share of signs in which wᵀψ + b and z_c − z_j agree.
+
+    Args:
+        head: G, from (B, K, H, W) to (B, C).
+        planes: Q of them.
+        features: ψ of N reference images, (N, K, H, W).
+
+    Returns:
+        The share of the N·Q pairs of an image and a plane; 1 where there are none.
+
+    Example:
+        >>> planes = Planes(
+        ...     weight=torch.tensor([[[[1.0]], [[-1.0]]]]),
+        ...     bias=torch.zeros(1),
+        ...     point=torch.zeros(1, 2, 1, 1),
+        ...     rival=torch.tensor([1]),
+        ...     grade=("exact",),
+        ...     residual=torch.zeros(1),
+        ...     positive=torch.tensor([True]),
+        ...     label=0,
+        ... )
+        >>> features = torch.tensor([[2.0, 1.0], [-2.0, -1.0]]).reshape(2, 2, 1, 1)
+        >>> sign_agreement(lambda x: x.flatten(1), planes, features)
+        1.0
+        >>> sign_agreement(lambda x: x.flatten(1).abs(), planes, features)
+        0.5
+    """
+    if len(planes) == 0 or len(features) == 0:
+        return 1.0
+    with torch.no_grad():
+        logits = head(features * 1)
+    margins = logits[:, planes.label, None] - logits[:, planes.rival]
+    return float(((margins >= 0) == (planes.value(features) >= 0)).double().mean())
+
+
+def _holds_at_crossing(planes: Planes, found: Margins, scale: Tensor, within: _Tolerances) -> Tensor:
+    others = found.logits.clone()
+    others[:, planes.label] = -torch.inf
+    others.scatter_(1, planes.rival[:, None], -torch.inf)
+    top = found.logits[:, planes.label] - others.amax(dim=1) >= -within.residual * scale
+    small = found.value.abs() <= within.residual * scale
+    return small & top & _same_gradient(planes.weight, found.gradient, within)
+
+
+def _holds_nearby(
+    head: Head,
+    planes: Planes,
+    direction: Tensor,
+    at_crossing: Margins,
+    scale: Tensor,
+    asked: Tensor,
+    within: _Tolerances,
+) -> Tensor:
+    """Whether g is the plane at q + η·direction for one of the η; of the planes that are ``asked`` for."""
+    holds = torch.zeros_like(asked)
+    rounding = 64 * torch.finfo(planes.weight.dtype).eps
+    for step in within.steps:
+        open_ = (asked & ~holds).nonzero()[:, 0]
+        if len(open_) == 0:
+            break
+        weight, point = planes.weight[open_], planes.point[open_]
+        nearby = point + step * direction[open_]
+        away = nearby - point  # as far as it is after rounding
+        found = differentiate(head, nearby, label=planes.label, rival=planes.rival[open_])
+        expected = at_crossing.value[open_] + (weight * away).flatten(1).sum(dim=1)
+        allowed = within.value * _norm(weight) * _norm(away) + rounding * scale[open_]
+        linear = (found.value - expected).abs() <= allowed
+        holds[open_] = linear & _same_gradient(weight, found.gradient, within) & (_norm(away) > 0)
+    return holds
+
+
+def _towards_probes(planes: Planes, direction: Tensor, probes: Tensor, seed: int) -> Tensor:
+    """ψ(x″) − q for one reference image a plane: not one on the segment, which would ask nothing new."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(probes), (len(planes),), generator=generator).to(probes.device)
+    aside = probes[picks].to(planes.weight) - planes.point
+    for _ in range(3):
+        along = (aside * direction).flatten(1).sum(dim=1).abs()
+        parallel = along >= (1 - 1e-6) * _norm(aside) * _norm(direction)
+        if not parallel.any():
+            break
+        picks = torch.where(parallel, (picks + 1) % len(probes), picks)
+        aside = probes[picks].to(planes.weight) - planes.point
+    return aside
+
+
+def _same_gradient(weight: Tensor, gradient: Tensor, within: _Tolerances) -> Tensor:
+    return _norm(gradient - weight) <= within.gradient * _norm(weight)
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    return vectors.flatten(1).norm(dim=1)
