@@ -21,12 +21,14 @@ from fulgurite.models.sparse_network.cpu.elementwise import (
     sine_nearby,
 )
 
+# Families up to CLAMP are clamps.
 IDENTITY, CLAMP, LEAKY, ELU, GELU, SILU, SOFTPLUS, SIGMOID, TANH, SIN, GAUSS, ABS, SQUARE, CUBE = range(14)
 EXP, EXP_CLAMPED, SOFTPLUS_SCALED, INVERSE, LOG, HAT = range(14, 20)
 
-# name: family, p, q. A clamp's missing upper bound is NaN, which no number is above.
+# name: family, p, q. A clamp's missing bound is NaN, which no number is beyond;
+# the identity is a clamp without any.
 _TABLE: dict[str, tuple[int, float, float]] = {
-    "identity": (IDENTITY, 0.0, 0.0),
+    "identity": (IDENTITY, math.nan, math.nan),
     "relu": (CLAMP, 0.0, math.nan),
     "relu32": (CLAMP, 0.0, 32.0),
     "leaky_relu": (LEAKY, 0.01, 0.0),
@@ -51,7 +53,7 @@ _TABLE: dict[str, tuple[int, float, float]] = {
     "neat_lelu": (LEAKY, 0.005, 0.0),
     "neat_selu": (ELU, SELU_SCALE, SELU_SCALE * SELU_ALPHA),
     "neat_softplus": (SOFTPLUS_SCALED, 5.0, 60.0),
-    "neat_identity": (IDENTITY, 0.0, 0.0),
+    "neat_identity": (IDENTITY, math.nan, math.nan),
     "neat_clamped": (CLAMP, -1.0, 1.0),
     "neat_inv": (INVERSE, 0.0, 0.0),
     "neat_log": (LOG, 1e-7, 0.0),

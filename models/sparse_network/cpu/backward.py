@@ -8,12 +8,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from fulgurite.models.sparse_network.cpu.activations import CLAMP
 from fulgurite.models.sparse_network.cpu.aggregations import MEAN, combine, spread
 from fulgurite.models.sparse_network.cpu.compile import kernel
 from fulgurite.models.sparse_network.cpu.forward import preactivate, weigh
 from fulgurite.models.sparse_network.cpu.rows import slope_row
 from fulgurite.models.sparse_network.cpu.schedule import CODE, FAMILY, FIRST, FLAGS, FROM_INPUT, KIND, LAST, SEEDED
-from fulgurite.models.sparse_network.cpu.vectors import dot_rows
+from fulgurite.models.sparse_network.cpu.vectors import dot_rows, pull_rows_clamped
 
 Ints = NDArray[Any]
 Real = NDArray[Any]
@@ -51,6 +52,26 @@ def _add_outputs(
             for o in range(begin, end):
                 if low <= rows[o] < high:
                     deltas[rows[o], j] += grad_y[sample + j, numbers[o]]
+
+
+@kernel(forceinline=True)
+def _pull_and_clamp(
+    deltas: Real, rows: Ints, factors: Real, first: int, last: int, columns: int, values: Real, low: float,
+    high: float, row: int, seeded: bool,
+) -> None:  # fmt: skip
+    """``deltas[row, j] = φ′·(Σ_e factors[e]·deltas[rows[e], j] [+ deltas[row, j]])`` of a clamp φ."""
+    j = 0
+    while j + 64 <= columns:
+        pull_rows_clamped(deltas, rows, factors, first, last, j, 64, values, low, high, row, seeded)
+        j += 64
+    if j + 32 <= columns:
+        pull_rows_clamped(deltas, rows, factors, first, last, j, 32, values, low, high, row, seeded)
+        j += 32
+    if j + 16 <= columns:
+        pull_rows_clamped(deltas, rows, factors, first, last, j, 16, values, low, high, row, seeded)
+        j += 16
+    if j + 8 <= columns:
+        pull_rows_clamped(deltas, rows, factors, first, last, j, 8, values, low, high, row, seeded)
 
 
 @kernel()
@@ -99,14 +120,21 @@ def sweep_tile(
             row, kind, flags = num_inputs + v, steps[v, KIND], steps[v, FLAGS]
             first, last, act = steps[v, FIRST], steps[v, LAST], flags >> CODE
             r = response[v] if len(response) else one
-            weigh(deltas, pull_rows, pull_factors, pull_bounds[row], pull_bounds[row + 1], columns, grad)
-            if flags & SEEDED:
-                for j in range(columns):
-                    grad[j] += deltas[row, j]
-            if flags & FROM_INPUT:
-                # Computed again rather than kept: training needs the memory of V and δ, whatever the activations.
-                preactivate(values, rows, weight, first, last, kind, bias[v], r, columns, messages, ranks, z)
-            slope_row(steps[v, FAMILY], knobs[act, 0], knobs[act, 1], values, z, grad, deltas, row, columns)
+            begin, end = pull_bounds[row], pull_bounds[row + 1]
+            if steps[v, FAMILY] <= CLAMP:
+                _pull_and_clamp(
+                    deltas, pull_rows, pull_factors, begin, end, columns, values, knobs[act, 0], knobs[act, 1], row,
+                    flags & SEEDED > 0,
+                )  # fmt: skip
+            else:
+                weigh(deltas, pull_rows, pull_factors, begin, end, columns, grad)
+                if flags & SEEDED:
+                    for j in range(columns):
+                        grad[j] += deltas[row, j]
+                if flags & FROM_INPUT:
+                    # Computed again rather than kept: training needs the memory of V and δ, whatever the activations.
+                    preactivate(values, rows, weight, first, last, kind, bias[v], r, columns, messages, ranks, z)
+                slope_row(steps[v, FAMILY], knobs[act, 0], knobs[act, 1], values, z, grad, deltas, row, columns)
             for j in range(width, pitch):
                 deltas[row, j] = zero  # whatever became of samples that are not there
             if kind > MEAN:

@@ -9,7 +9,7 @@ from fulgurite.models.sparse_network.cpu.aggregations import MEAN, SUM, combine
 from fulgurite.models.sparse_network.cpu.compile import kernel
 from fulgurite.models.sparse_network.cpu.rows import activate_one, activate_row
 from fulgurite.models.sparse_network.cpu.schedule import CODE, FAMILY, FIRST, FLAGS, KIND, LAST, SLOT
-from fulgurite.models.sparse_network.cpu.vectors import weigh_rows
+from fulgurite.models.sparse_network.cpu.vectors import clamp_rows, weigh_rows
 
 Ints = NDArray[Any]
 Real = NDArray[Any]
@@ -33,6 +33,26 @@ def weigh(table: Real, rows: Ints, factors: Real, first: int, last: int, columns
         j += 16
     if j + 8 <= columns:
         weigh_rows(table, rows, factors, first, last, j, 8, out)
+
+
+@kernel(forceinline=True)
+def weigh_and_clamp(
+    table: Real, rows: Ints, factors: Real, first: int, last: int, columns: int, bias: float, response: float,
+    low: float, high: float, row: int,
+) -> None:  # fmt: skip
+    """``table[row, j] = clamp(bias + response·Σ_e factors[e]·table[rows[e], j])``, for columns as :func:`weigh`."""
+    j = 0
+    while j + 64 <= columns:
+        clamp_rows(table, rows, factors, first, last, j, 64, bias, response, low, high, row)
+        j += 64
+    if j + 32 <= columns:
+        clamp_rows(table, rows, factors, first, last, j, 32, bias, response, low, high, row)
+        j += 32
+    if j + 16 <= columns:
+        clamp_rows(table, rows, factors, first, last, j, 16, bias, response, low, high, row)
+        j += 16
+    if j + 8 <= columns:
+        clamp_rows(table, rows, factors, first, last, j, 8, bias, response, low, high, row)
 
 
 @kernel()
@@ -137,11 +157,14 @@ def forward_tile(
         for v in range(bounds[g], bounds[g + 1]):
             row, act = num_inputs + v if keep else steps[v, SLOT], steps[v, FLAGS] >> CODE
             r = response[v] if len(response) else one
-            preactivate(
-                table, rows, weight, steps[v, FIRST], steps[v, LAST], steps[v, KIND], bias[v], r,
-                columns, messages, ranks, z,
-            )  # fmt: skip
-            activate_row(steps[v, FAMILY], knobs[act, 0], knobs[act, 1], z, table, row, columns)
+            first, last, kind, family = steps[v, FIRST], steps[v, LAST], steps[v, KIND], steps[v, FAMILY]
+            if kind == SUM and family <= CLAMP:
+                weigh_and_clamp(
+                    table, rows, weight, first, last, columns, bias[v], r, knobs[act, 0], knobs[act, 1], row
+                )
+            else:
+                preactivate(table, rows, weight, first, last, kind, bias[v], r, columns, messages, ranks, z)
+                activate_row(family, knobs[act, 0], knobs[act, 1], z, table, row, columns)
             if keep:
                 for j in range(width, pitch):
                     table[row, j] = zero
