@@ -59,7 +59,8 @@ def covered(off: Bools, planes: Sequence[int]) -> Bools:
         >>> covered(np.array([[True, False], [False, False]]), [0]).tolist()
         [False, True]
     """
-    return ~off[:, list(planes)].any(axis=1)
+    inside: Bools = ~np.logical_or.reduce(off[:, list(planes)], axis=1)
+    return inside
 
 
 def greedy_cover(

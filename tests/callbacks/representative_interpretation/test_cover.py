@@ -113,7 +113,7 @@ def test_among_planes_that_cost_nothing_the_larger_goes_first():
 
 
 def test_ratios_that_an_epsilon_would_reorder():
-    """A plane that costs nothing wins, whatever the other shuts out; (Δown + 1e-5) / Δstrangers would not have it so."""
+    """A plane that costs nothing wins, whatever another shuts out; (Δown + 1e-5) / Δstrangers would not say so."""
     off, own = columns(1, 300_002, ([], [0]), ([0], range(1, 300_002)))
     assert (1 + 1e-5) / 300_001 < (0 + 1e-5) / 1
     assert greedy_cover(off, own, delta=300_001).planes == (0,)
