@@ -4,27 +4,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fulgurite.data.digits import Digits as Digits
     from fulgurite.data.gettext_translation import GettextTranslation as GettextTranslation
+    from fulgurite.data.image_folder import ImageFolder as ImageFolder
     from fulgurite.data.length_batches import LengthBatchSampler as LengthBatchSampler
     from fulgurite.data.length_batches import padded_shapes as padded_shapes
-    from fulgurite.data.mnist_sample import MnistSample as MnistSample
+    from fulgurite.data.mnist import MNIST5k as MNIST5k
     from fulgurite.data.scikit_sample import ScikitSample as ScikitSample
     from fulgurite.data.speech_folder import SpeechFolder as SpeechFolder
     from fulgurite.data.tone_speech import write_librispeech as write_librispeech
 
 _HOMES = {
+    "Digits": "fulgurite.data.digits",
     "GettextTranslation": "fulgurite.data.gettext_translation",
+    "ImageFolder": "fulgurite.data.image_folder",
     "LengthBatchSampler": "fulgurite.data.length_batches",
-    "MnistSample": "fulgurite.data.mnist_sample",
+    "MNIST5k": "fulgurite.data.mnist",
     "ScikitSample": "fulgurite.data.scikit_sample",
     "SpeechFolder": "fulgurite.data.speech_folder",
     "padded_shapes": "fulgurite.data.length_batches",
     "write_librispeech": "fulgurite.data.tone_speech",
 }
 __all__ = [
+    "Digits",
     "GettextTranslation",
+    "ImageFolder",
     "LengthBatchSampler",
-    "MnistSample",
+    "MNIST5k",
     "ScikitSample",
     "SpeechFolder",
     "padded_shapes",

@@ -1,22 +1,22 @@
-"""What the data modules of labelled rows have in common: a stratified split, standardised features, loaders."""
+"""Labelled rows that fit into memory: a stratified split, standardised features, a batch in one indexing."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from typing_extensions import override
 
-from fulgurite.data.splits import SPLITS, Split
+from fulgurite.data.classification import ClassificationData, stratified_split
+from fulgurite.data.splits import Split
 
 
 class LabelledRows(Dataset[tuple[Tensor, Tensor]]):
     """Feature rows and their labels in two tensors; a whole batch is one indexing.
 
     Args:
-        features: (N, F).
+        features: (N, F), or (N, C, H, W) of images.
         labels: (N,) class numbers.
 
     Example:
@@ -41,7 +41,7 @@ class LabelledRows(Dataset[tuple[Tensor, Tensor]]):
         return self.features[indices], self.labels[indices]
 
 
-class LabelledData(L.LightningDataModule):
+class LabelledData(ClassificationData):
     """Base of the data modules whose batches are (features (B, F), labels (B,)); a subclass says how to load.
 
     The split is the same in every run: within each class the rows are shuffled by ``seed`` alone and cut by the shares.
@@ -68,24 +68,23 @@ class LabelledData(L.LightningDataModule):
         seed: int,
         num_workers: int,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"got batch_size={batch_size}; want at least 1")
-        if not (val_share >= 0 and test_share >= 0 and val_share + test_share < 1):
-            raise ValueError(
-                f"got val_share={val_share} and test_share={test_share}; want at least 0 each and less than 1 together"
-            )
-        self.batch_size = batch_size
-        self.val_share = val_share
-        self.test_share = test_share
+        super().__init__(
+            batch_size=batch_size,
+            val_share=val_share,
+            test_share=test_share,
+            seed=seed,
+            num_workers=num_workers,
+            collate=_as_it_is,
+        )
         self.normalize = normalize
-        self.seed = seed
-        self.num_workers = num_workers
-        self._parts: dict[Split, LabelledRows] | None = None
 
     def load(self) -> tuple[Tensor, Tensor]:
         """Read features (N, F), float32, and labels (N,), int64; called once."""
         raise NotImplementedError
+
+    def alter(self, features: Tensor, labels: Tensor, rows: Mapping[Split, Tensor]) -> Tensor:
+        """Give the features that are used in the place of those read, now that the rows of each part are known."""
+        return features
 
     def standardize(self, features: Tensor, train: Tensor) -> Tensor:
         """Shift and scale the features (N, F) of all rows by the training rows (M, F): here, each feature by itself."""
@@ -93,80 +92,26 @@ class LabelledData(L.LightningDataModule):
         return (features - train.mean(dim=0)) / torch.where(spread > 0, spread, 1.0)
 
     @override
-    def setup(self, stage: str | None = None) -> None:
-        """Load and split on the first call; further calls do nothing."""
-        if self._parts is not None:
-            return
+    def make_parts(self) -> Mapping[Split, LabelledRows]:
+        """Load, split and standardise."""
         features, labels = self.load()
         rows = stratified_split(labels, val_share=self.val_share, test_share=self.test_share, seed=self.seed)
+        features = self.alter(features, labels, rows)
         if self.normalize:
             features = self.standardize(features, features[rows["train"]])
-        self._parts = {part: LabelledRows(features[index], labels[index]) for part, index in rows.items() if len(index)}
-
-    def part(self, split: Split) -> LabelledRows:
-        """The rows of one part.
-
-        Raises:
-            ValueError: the part is empty.
-        """
-        self.setup()
-        assert self._parts is not None
-        if split not in self._parts:
-            raise ValueError(f"there is no {split} part; {split}_share is {getattr(self, f'{split}_share')}: raise it")
-        return self._parts[split]
-
-    @override
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the training part, shuffled anew every epoch."""
-        return self._loader("train", shuffle=True)
-
-    @override
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of the validation part, always the same."""
-        return self._loader("val")
-
-    @override
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of the test part, always the same."""
-        return self._loader("test")
-
-    def _loader(self, split: Split, *, shuffle: bool = False) -> DataLoader[Any]:
-        return DataLoader(
-            self.part(split),
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-        )
+        return {part: LabelledRows(features[index], labels[index]) for part, index in rows.items() if len(index)}
 
 
-def stratified_split(labels: Tensor, *, val_share: float, test_share: float, seed: int = 0) -> Mapping[Split, Tensor]:
-    """Cut the rows of each class by the same shares, shuffled by the seed alone.
+class LabelledImages(LabelledData):
+    """Base of the data modules whose batches are (images (B, C, H, W) float32, labels (B,)); see :class:`LabelledData`.
 
-    Args:
-        labels: (N,) class numbers.
-        val_share: share for validation.
-        test_share: share for testing.
-        seed: of a generator of its own; torch's global one is left alone.
-
-    Returns:
-        The rows of each part, in ascending order.
-
-    Example:
-        >>> rows = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), val_share=0.25, test_share=0.25)
-        >>> {part: len(index) for part, index in rows.items()}
-        {'train': 4, 'val': 2, 'test': 2}
+    They are standardised by one mean and one spread: pixels at the border often never change and have no spread.
     """
-    generator = torch.Generator().manual_seed(seed)
-    found: dict[Split, list[Tensor]] = {part: [] for part in SPLITS}
-    for label in labels.unique():
-        rows = torch.nonzero(labels == label).flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        first, second = round(val_share * len(rows)), round((val_share + test_share) * len(rows))
-        found["val"].append(rows[:first])
-        found["test"].append(rows[first:second])
-        found["train"].append(rows[second:])
-    return {part: torch.cat(pieces).sort().values for part, pieces in found.items()}
+
+    @override
+    def standardize(self, features: Tensor, train: Tensor) -> Tensor:
+        """Shift and scale by the mean and the spread over all pixels of the training images."""
+        return (features - train.mean()) / train.std()
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -68,17 +68,31 @@ class ScikitSample(LabelledData):
         )
         if name not in _TASKS:
             raise ValueError(f"got name={name!r}; choose from {', '.join(_TASKS)}")
-        self.name = name
+        self.name: Task = name
 
     @override
     def load(self) -> tuple[Tensor, Tensor]:
         """Read the files of scikit-learn's wheel."""
-        try:
-            datasets = import_module("sklearn.datasets")
-        except ImportError as error:
-            raise ImportError(
-                f"the data set {self.name!r} comes with scikit-learn, which is not installed ({error}); "
-                'run: pip install "fulgurite[data]"'
-            ) from error
-        features, labels = getattr(datasets, f"load_{self.name}")(return_X_y=True)
-        return torch.from_numpy(features).float(), torch.from_numpy(labels).long()
+        return read_scikit(self.name)
+
+
+def read_scikit(name: Task) -> tuple[Tensor, Tensor]:
+    """Give the features (N, F), float32, and the labels (N,), int64, of one of scikit-learn's small data sets.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+
+    Example:
+        >>> features, labels = read_scikit("iris")
+        >>> features.shape, labels.bincount().tolist()
+        (torch.Size([150, 4]), [50, 50, 50])
+    """
+    try:
+        datasets = import_module("sklearn.datasets")
+    except ImportError as error:
+        raise ImportError(
+            f"the data set {name!r} comes with scikit-learn, which is not installed ({error}); "
+            'run: pip install "fulgurite[data]"'
+        ) from error
+    features, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
+    return torch.from_numpy(features).float(), torch.from_numpy(labels).long()

@@ -46,7 +46,6 @@ SPARSE_NETWORK = Plugin(
     components={
         "DenseMLP": "fulgurite.models.sparse_network.layered:DenseMLP",
         "GraphChallenge": "fulgurite.callbacks.graph_challenge:GraphChallenge",
-        "MnistSample": "fulgurite.data.mnist_sample:MnistSample",
         "NeatEvolution": "fulgurite.callbacks.neat_evolution:NeatEvolution",
         "PruneToSparse": "fulgurite.callbacks.prune_to_sparse:PruneToSparse",
         "RadixClassifier": "fulgurite.models.sparse_network.layered:RadixClassifier",

@@ -1,17 +1,19 @@
 """Finding planes of a head's decision boundaries on segments between feature maps."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fulgurite.callbacks.representative_interpretation.certificate import certify
-from fulgurite.callbacks.representative_interpretation.margin import Head, differentiate, margin
+from fulgurite.callbacks.representative_interpretation.certificate import grade_around
+from fulgurite.callbacks.representative_interpretation.margin import Head, Margins, differentiate, margin
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers as draw_strangers
 
 _HALVINGS = 7  # of the segment, before the crossing is solved for
 _SOLVES = 60  # at most; two or three are usual
+_CREEPING = 8  # so many that a halving every other time does no harm
 _RELEASED_GAP, _RELEASED_HALVINGS = 1e-5, 60  # the stop rule of the method as it was released: gap² below this
 _SAME = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of gradients within one linear piece
 
@@ -71,23 +73,29 @@ def find_planes(
             f"got start {tuple(start.shape)}, ends {tuple(ends.shape)} and probes {tuple(probes.shape)}; expected "
             "(K, H, W), (Q, K, H, W) and (M, K, H, W)"
         )
+    if start.dtype not in _SAME:
+        start = start.to(dtype)
     with torch.inference_mode(False):
+        ends = ends.to(start)
         bracket, left = _brackets(head, start, ends, label)
         ends = ends[left]
         if polish:
             bracket = _halve(head, start, ends, label, bracket, most=_HALVINGS)
-            planes = _solve(head, start.to(dtype), ends.to(dtype), label, bracket.to(dtype))
+        if dtype != start.dtype:
+            start, ends, bracket = start.to(dtype), ends.to(dtype), bracket.widened(start.dtype, dtype)
+        if polish:
+            where, found = _solve(head, start, ends, label, bracket)
         else:
-            start, ends = start.to(dtype), ends.to(dtype)
-            bracket = _halve(head, start, ends, label, bracket.to(dtype), most=_RELEASED_HALVINGS, gap=_RELEASED_GAP)
-            planes = _at(head, start, ends, label, bracket)
+            bracket = _halve(head, start, ends, label, bracket, most=_RELEASED_HALVINGS, gap=_RELEASED_GAP)
+            where = torch.where(bracket.above <= -bracket.below, bracket.low, bracket.high)
+            found = differentiate(head, _points(start, ends, where), label=label)
+        planes = _planes(start, _points(start, ends, where), label, found)
         if not exact:
             return planes
-        return replace(planes, grade=certify(head, start, ends, planes, probes=probes, seed=seed))
+        return replace(planes, grade=grade_around(head, start, ends, planes, found, probes=probes, seed=seed))
 
 
-@dataclass(frozen=True, eq=False)
-class _Bracket:
+class _Bracket(NamedTuple):
     """Where on its segment, from 0 to 1, each crossing is known to lie, (Q,), and the margins at both ends."""
 
     low: Tensor
@@ -95,8 +103,10 @@ class _Bracket:
     above: Tensor  # at low, ≥ 0
     below: Tensor  # at high, < 0
 
-    def to(self, dtype: torch.dtype) -> "_Bracket":
-        return _Bracket(self.low.to(dtype), self.high.to(dtype), self.above.to(dtype), self.below.to(dtype))
+    def widened(self, dtype: torch.dtype, to: torch.dtype) -> "_Bracket":
+        """In another dtype, in which the crossing may lie a little outside of what rounding in this one showed."""
+        margin = 1e3 * torch.finfo(dtype).eps
+        return _Bracket(self.low.to(to) - margin, self.high.to(to) + margin, self.above.to(to), self.below.to(to))
 
     def secant(self) -> Tensor:
         """Where the margin is 0 if it is linear in between."""
@@ -106,7 +116,7 @@ class _Bracket:
 
 def _brackets(head: Head, start: Tensor, ends: Tensor, label: int) -> tuple[_Bracket, Tensor]:
     """The whole segments, of the ends that are of another class; and which those are."""
-    both = margin(head, torch.cat([start[None], ends.to(start)]), label=label)
+    both = margin(head, torch.cat([start[None], ends]), label=label)
     above, below = both[:1], both[1:]
     if not bool(above >= -1e-4 * (below - above).abs().max() if len(ends) else True):
         raise ValueError(
@@ -141,58 +151,56 @@ def _halve(
     return _Bracket(low, high, above, below)
 
 
-def _solve(head: Head, start: Tensor, ends: Tensor, label: int, bracket: _Bracket) -> Planes:
-    """The crossing by Newton's steps within the bracket: exact once two of them are in one linear piece."""
-    low, high, where = bracket.low.clone(), bracket.high.clone(), bracket.secant()
-    tiny = 16 * torch.finfo(where.dtype).eps
-    weight = torch.zeros_like(ends)
-    value = torch.full_like(where, torch.inf)
-    rival = torch.zeros(len(ends), dtype=torch.long, device=ends.device)
-    solved = torch.zeros(len(ends), dtype=torch.bool, device=ends.device)  # whether ``where`` solves for ``weight``
-    open_ = torch.arange(len(ends), device=ends.device)
-    for attempt in range(_SOLVES):
-        if len(open_) == 0:
-            break
-        at, segment = where[open_], ends[open_] - start
-        found = differentiate(head, _points(start, ends[open_], at), label=label)
-        slope = (found.gradient * segment).flatten(1).sum(dim=1)
-        change = (found.gradient - weight[open_]).flatten(1).norm(dim=1)
-        same = change <= _SAME[where.dtype] * found.gradient.flatten(1).norm(dim=1)
-        done = (solved[open_] & same) | (found.value.abs() <= tiny * -slope)
-        weight[open_], value[open_], rival[open_] = found.gradient, found.value, found.rival
+def _solve(head: Head, start: Tensor, ends: Tensor, label: int, bracket: _Bracket) -> tuple[Tensor, Margins]:
+    """Where on its segment each crossing lies, and what the head gives there.
 
+    By Newton's steps within the bracket, which end at the crossing itself once two of them are in one linear piece.
+    """
+    low, high, where = bracket.low.clone(), bracket.high.clone(), bracket.secant()
+    tiny = 4 * torch.finfo(where.dtype).eps
+    open_ = torch.arange(len(ends), device=ends.device)
+    done = torch.zeros_like(open_, dtype=torch.bool)
+    found = differentiate(head, _points(start, ends, where), label=label)
+    result = found
+    for attempt in range(_SOLVES):
+        at = where[open_]
+        slope = (found.gradient * (ends[open_] - start)).flatten(1).sum(dim=1)
         own = found.value >= 0
         low[open_] = torch.where(own, at, low[open_])
         high[open_] = torch.where(own, high[open_], at)
-        aim = at - found.value / slope
-        # A step that leaves the bracket, and now and then one that only creeps along in it, gives way to a halving.
-        inside = (slope < 0) & (aim > low[open_]) & (aim < high[open_]) & (attempt % 4 != 3)
-        aim = torch.where(inside, aim, (low[open_] + high[open_]) / 2)
-        where[open_] = torch.where(done, at, aim)
-        solved[open_] = inside
-        open_ = open_[~done]
-    return _planes(start, _points(start, ends, where), label, weight, value, rival)
+        step = at - found.value / slope
+        # A step that leaves the bracket gives way to a halving, and now and then one that may only creep along in it.
+        inside = (slope < 0) & (step > low[open_]) & (step < high[open_])
+        inside &= attempt < _CREEPING or attempt % 2 == 0
+        aim = torch.where(inside, step, (low[open_] + high[open_]) / 2)
+        left = ~(done | (found.value.abs() <= tiny * -slope))
+        open_, aim, inside = open_[left], aim[left], inside[left]
+        if len(open_) == 0:
+            break
+        before = result.gradient[open_]
+        found = differentiate(head, _points(start, ends[open_], aim), label=label)
+        done = inside & _same(found.gradient, before)  # so this is where the piece's own plane crosses the segment
+        where[open_] = aim
+        for whole, part in zip(result, found, strict=True):
+            whole[open_] = part
+    return where, result
 
 
-def _at(head: Head, start: Tensor, ends: Tensor, label: int, bracket: _Bracket) -> Planes:
-    """Planes at whichever end of the bracket has the smaller gap, taken for the crossing."""
-    point = _points(start, ends, torch.where(bracket.above <= -bracket.below, bracket.low, bracket.high))
-    if len(point) == 0:
-        return _planes(start, point, label, point, bracket.above, torch.zeros(0, dtype=torch.long, device=point.device))
-    found = differentiate(head, point, label=label)
-    return _planes(start, point, label, found.gradient, found.value, found.rival)
+def _same(gradient: Tensor, other: Tensor) -> Tensor:
+    norm = gradient.flatten(1).norm(dim=1)
+    return (gradient - other).flatten(1).norm(dim=1) <= _SAME[gradient.dtype] * norm
 
 
-def _planes(start: Tensor, point: Tensor, label: int, weight: Tensor, value: Tensor, rival: Tensor) -> Planes:
+def _planes(start: Tensor, point: Tensor, label: int, found: Margins) -> Planes:
     grade: tuple[Grade, ...] = ("tangent",) * len(point)
-    bias = value - (weight * point).flatten(1).sum(dim=1)
+    bias = found.value - (found.gradient * point).flatten(1).sum(dim=1)
     return Planes(
-        weight=weight,
+        weight=found.gradient,
         bias=bias,
         point=point,
-        rival=rival,
+        rival=found.rival,
         grade=grade,
-        residual=value.abs(),
-        positive=(weight * start).flatten(1).sum(dim=1) + bias >= 0,
+        residual=found.value.abs(),
+        positive=(found.gradient * start).flatten(1).sum(dim=1) + bias >= 0,
         label=label,
     )

@@ -14,12 +14,14 @@ class _Tolerances:
     residual: float  # of |g(q)|, relative to the logits and to what g changes along the segment
     value: float  # of g(r) − g(q) − wᵀ(r − q), relative to ‖w‖‖r − q‖
     gradient: float  # of ∂g/∂α at r, relative to ‖w‖
-    steps: tuple[float, ...]  # η: the last is as far as points can be told apart
+    # η, relative to the segment. A piece is convex, so what holds farther out holds at these as well; they leave values
+    # a few digits, and the last is about as near as points can be told apart.
+    steps: tuple[float, ...]
 
 
 _TOLERANCES = {
-    torch.float64: _Tolerances(1e-9, 1e-6, 1e-9, (1e-2, 1e-3, 1e-4, 1e-5, 1e-7, 1e-9)),
-    torch.float32: _Tolerances(1e-4, 1e-2, 1e-5, (1e-2, 1e-3, 1e-4)),
+    torch.float64: _Tolerances(1e-9, 1e-6, 1e-9, (1e-6, 1e-9)),
+    torch.float32: _Tolerances(1e-4, 1e-2, 1e-5, (1e-4, 1e-6)),
 }
 
 
@@ -32,8 +34,8 @@ def certify(head: Head, start: Tensor, ends: Tensor, planes: Planes, *, probes: 
     1. at q, g(q) = 0, and c and j are the two highest logits;
     2. the gradient of g at q is w;
     3. at other points r, g(r) = g(q) + wᵀ(r − q), and the gradient is still w: along the segment, r = q ± ηu, and
-       towards a random reference image, r = q + η(ψ(x″) − q), with η shrinking from 1e-2 to 1e-9 (1e-4 in float32)
-       as the piece may be small.
+       towards a random reference image, r = q + η(ψ(x″) − q), with η = 1e-6 or, as the piece may be small, 1e-9
+       (1e-4 or 1e-6 in float32).
 
     ``"exact"``: all of them; ``"segment"``: all but the reference; ``"tangent"``: the rest. Float64 is what makes these
     decide: in float32 values agree for many a wrong plane, and equality of gradients alone tells.
@@ -61,9 +63,36 @@ def certify(head: Head, start: Tensor, ends: Tensor, planes: Planes, *, probes: 
     """
     if len(planes) == 0:
         return ()
+    at_crossing = differentiate(head, planes.point, label=planes.label, rival=planes.rival)
+    return grade_around(head, start, ends, planes, at_crossing, probes=probes, seed=seed)
+
+
+def grade_around(
+    head: Head, start: Tensor, ends: Tensor, planes: Planes, at_crossing: Margins, *, probes: Tensor, seed: int
+) -> tuple[Grade, ...]:
+    """What :func:`certify` does once the head was asked at the crossings.
+
+    Example:
+        >>> head, q = lambda x: x.flatten(1), torch.tensor([[[[1.0]], [[1.0]]]])
+        >>> at_crossing = differentiate(head, q, label=0)
+        >>> planes = Planes(
+        ...     weight=at_crossing.gradient,
+        ...     bias=torch.zeros(1),
+        ...     point=q,
+        ...     rival=at_crossing.rival,
+        ...     grade=("tangent",),
+        ...     residual=torch.zeros(1),
+        ...     positive=torch.tensor([True]),
+        ...     label=0,
+        ... )
+        >>> start, ends = torch.tensor([[[2.0]], [[1.0]]]), torch.tensor([[[[0.0]], [[1.0]]]])
+        >>> grade_around(head, start, ends, planes, at_crossing, probes=torch.empty(0, 2, 1, 1), seed=0)
+        ('segment',)
+    """
+    if len(planes) == 0:
+        return ()
     within = _TOLERANCES[planes.weight.dtype]
     direction = ends.to(planes.weight) - start.to(planes.weight)
-    at_crossing = differentiate(head, planes.point, label=planes.label, rival=planes.rival)
     scale = at_crossing.logits.abs().amax(dim=1) + _norm(planes.weight) * _norm(direction)
     holds = _holds_at_crossing(planes, at_crossing, scale, within)
     along = holds.clone()

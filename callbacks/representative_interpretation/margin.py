@@ -1,7 +1,7 @@
 """How far a head prefers one class over its strongest rival, and which way that falls off."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ Head = Callable[[Tensor], Tensor]  # (B, K, H, W) features to (B, C) logits
 _ELEMENTS = 2**21  # features in one call of the head: 16 MB in float64, and the layers behind them a few times that
 
 
-@dataclass(frozen=True, eq=False)
-class Margins:
+class Margins(NamedTuple):
     """The margin g = z_c − z_j at Q points, with its gradient there.
 
     Args:
@@ -42,6 +41,9 @@ def differentiate(head: Head, points: Tensor, *, label: int, rival: Tensor | Non
         >>> margins.value.item(), margins.rival.item(), margins.gradient.tolist()
         (5.0, 2, [[6.0, 0.0, -4.0]])
     """
+    if len(points) == 0:
+        none = points.new_zeros(0, dtype=torch.long)
+        return Margins(points.new_zeros(0), none, points.clone(), points.new_zeros(0, 0))
     parts = []
     with torch.inference_mode(False), torch.enable_grad():
         for part in chunks(points):

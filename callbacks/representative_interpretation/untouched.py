@@ -21,7 +21,7 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     """Evaluation of a network with gradients, wherever it is called from; everything is put back on leaving.
 
     Inside, every submodule is in evaluation mode, inference mode is off and gradients are on (``trainer.validate``,
-    ``test`` and ``predict`` run under ``torch.inference_mode``, in which ``enable_grad`` alone gives no graph), autocast
+    ``test`` and ``predict`` run under ``torch.inference_mode``, where ``enable_grad`` alone gives no graph), autocast
     and TF32 are off, and functions made by ``torch.compile`` run as they were written. Tensors that were made in
     inference mode must be cloned before gradients go through them.
 

@@ -1,6 +1,5 @@
 """The one operator that a sparse network is to torch, whatever its depth, and the companion that is its backward."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +12,6 @@ if TYPE_CHECKING:
     from fulgurite.models.sparse_network.structure import Topology
 
 BACKENDS = ("cpu", "triton")
-
-# Of Topology.tensors(): what the fakes read the sizes from.
-_PTR, _OPTR, _OUT_IDX = 0, 3, 8
 
 
 def sparse_network(
@@ -70,7 +66,7 @@ def sparse_network(
     if keep is None:
         given = (x, weight, bias, response)
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    y, _ = _forward(x, weight, bias, response, topology.tensors(), keep, backend)
+    y, _ = _forward(x, weight, bias, response, topology.packed, topology.num_nodes, topology.num_outputs, keep, backend)
     return y
 
 
@@ -80,7 +76,9 @@ def _forward(
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
-    structure: Sequence[Tensor],
+    structure: Tensor,
+    num_nodes: int,
+    num_outputs: int,
     keep: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
@@ -100,7 +98,8 @@ def _backward(
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
-    structure: Sequence[Tensor],
+    structure: Tensor,
+    num_nodes: int,
     need_x: bool,
     need_weight: bool,
     need_bias: bool,
@@ -120,10 +119,18 @@ def _backward(
 
 @_forward.register_fake
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor, response: Tensor, structure: Sequence[Tensor], keep: bool, backend: str
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    response: Tensor,
+    structure: Tensor,
+    num_nodes: int,
+    num_outputs: int,
+    keep: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    batch, num_nodes = x.shape[0], structure[_OPTR].shape[0] - 1
-    y = x.new_empty(batch, structure[_OUT_IDX].shape[0])
+    batch = x.shape[0]
+    y = x.new_empty(batch, num_outputs)
     if not keep:
         return y, x.new_empty(0)
     if backend == "cpu":
@@ -139,14 +146,15 @@ def _(
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
-    structure: Sequence[Tensor],
+    structure: Tensor,
+    num_nodes: int,
     need_x: bool,
     need_weight: bool,
     need_bias: bool,
     need_response: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    num_inputs = structure[_OPTR].shape[0] - structure[_PTR].shape[0]
+    num_inputs = num_nodes - bias.shape[0]
     return (
         grad_y.new_empty((grad_y.shape[0], num_inputs) if need_x else 0),
         weight.new_empty(weight.shape[0] if need_weight else 0),
@@ -156,24 +164,24 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, weight, bias, response, structure, _, backend = inputs
+    _, weight, bias, response, structure, num_nodes, _, _, backend = inputs
     _, values = output
     # Else backward is handed a tensor of zeros as large as V, for a gradient that nobody gives.
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(values)
-    ctx.save_for_backward(values, weight, bias, response, *structure)
-    ctx.backend = backend
+    ctx.save_for_backward(values, weight, bias, response, structure)
+    ctx.num_nodes, ctx.backend = num_nodes, backend
 
 
 def _differentiate(ctx: Any, grad_y: Tensor | None, grad_values: Tensor | None) -> tuple[Any, ...]:
-    values, weight, bias, response, *structure = ctx.saved_tensors
-    rest = ([None] * len(structure), None, None)
+    values, weight, bias, response, structure = ctx.saved_tensors
+    rest = (None,) * 5
     needs = ctx.needs_input_grad[:4]
     if grad_y is None or not any(needs):
         return None, None, None, None, *rest
     _refuse_transforms(grad_y)
     needs = [*needs[:3], needs[3] and response.shape[0] > 0]
-    gradients = _backward(grad_y, values, weight, bias, response, structure, *needs, ctx.backend)
+    gradients = _backward(grad_y, values, weight, bias, response, structure, ctx.num_nodes, *needs, ctx.backend)
     return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), *rest
 
 
@@ -217,9 +225,7 @@ def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor, response: Tensor | No
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected ({size},) by the topology")
 
 
-def _check_types(
-    x: Tensor, weight: Tensor, bias: Tensor, response: Tensor, structure: Sequence[Tensor], backend: str
-) -> None:
+def _check_types(x: Tensor, weight: Tensor, bias: Tensor, response: Tensor, structure: Tensor, backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"no kernels for backend {backend!r}; there are {' and '.join(map(repr, BACKENDS))}")
     given = (x, weight, bias, response)
@@ -228,12 +234,12 @@ def _check_types(
     if kind not in _TYPES or not (weight.dtype is bias.dtype is response.dtype is kind):
         names = ", ".join(f"{name} {tensor.dtype}" for name, tensor in zip(_NAMES, given, strict=True))
         raise ValueError(f"got {names}; expected float32 everywhere or float64 everywhere")
-    if not (weight.device == bias.device == response.device == structure[0].device == device) or (
+    if not (weight.device == bias.device == response.device == structure.device == device) or (
         backend == "cpu" and device.type != "cpu"
     ):
         names = ", ".join(f"{name} on {tensor.device}" for name, tensor in zip(_NAMES, given, strict=True))
         raise ValueError(
-            f"backend {backend!r} got {names}, the topology on {structure[0].device}; expected all on one device, "
+            f"backend {backend!r} got {names}, the topology on {structure.device}; expected all on one device, "
             f"{'the CPU' if backend == 'cpu' else 'a GPU'}"
         )
 

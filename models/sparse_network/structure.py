@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,46 @@ import torch
 from torch import Tensor
 
 from fulgurite.models.sparse_network.levels import count_sources
+
+# What kernels read, with its type; in packed all is int32, which numbers of nodes and edges fit in.
+_PACKED = {
+    "ptr": torch.int64,
+    "src": torch.int32,
+    "dst": torch.int32,
+    "optr": torch.int64,
+    "odst": torch.int32,
+    "oeid": torch.int32,
+    "act_id": torch.int32,
+    "agg_id": torch.int32,
+    "out_idx": torch.int64,
+    "group_ptr": torch.int64,
+    "level_ptr": torch.int64,
+}
+_ALIGNED = 4
+
+
+def unpack(packed: Tensor) -> dict[str, Tensor]:
+    """From :attr:`Topology.packed` to the tensors of :class:`Topology` that kernels read, by name.
+
+    Those of int32 share its memory, but do not keep the tensor itself alive.
+
+    Example:
+        >>> from fulgurite.models.sparse_network.topology import compile_topology
+        >>> topology, _ = compile_topology([(0, 2), (1, 2)], num_inputs=2, outputs=[2], activations=1, aggregations=0)
+        >>> unpack(topology.packed)["src"].tolist()
+        [0, 1]
+    """
+    sizes = packed[: len(_PACKED)].tolist()
+    return {name: view.to(_PACKED[name]) for name, view in _views(packed, sizes).items()}
+
+
+def _views(packed: Tensor, sizes: Sequence[int]) -> dict[str, Tensor]:
+    views, begin = {}, len(_PACKED) + -len(_PACKED) % _ALIGNED
+    for name, size in zip(_PACKED, sizes, strict=True):
+        # A slice would hold on to the tensor that it is one of, by which kernels remember what they know.
+        views[name] = packed.new_empty(0).set_(packed.untyped_storage(), begin, (size,), (1,))
+        begin += size + -size % _ALIGNED
+    return views
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +85,10 @@ class Topology:
         node_ids: (N,) int64 the user's id of each node.
         level: (N,) int32 each node's level; 0 for inputs.
 
+    Attributes:
+        packed: (P,) int32, what kernels are handed: all that they read, in one tensor (see :func:`unpack`), since each
+            argument of an operator takes its time. The tensors above that are int32 are views of its memory.
+
     Example:
         >>> from fulgurite.models.sparse_network.topology import compile_topology
         >>> topology, _ = compile_topology(
@@ -69,6 +114,18 @@ class Topology:
     level_ptr: Tensor
     node_ids: Tensor
     level: Tensor
+    packed: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        tensors = [getattr(self, name) for name in _PACKED]
+        sizes = [len(tensor) for tensor in tensors]
+        pieces = [torch.tensor(sizes, dtype=torch.int32, device=self.device), *(tensor.int() for tensor in tensors)]
+        # Of a kernel's arrays, each begins where 16 bytes do.
+        padded = [torch.nn.functional.pad(piece, (0, -len(piece) % _ALIGNED)) for piece in pieces]
+        object.__setattr__(self, "packed", torch.cat(padded).contiguous())
+        for name, view in _views(self.packed, sizes).items():
+            if getattr(self, name).dtype == torch.int32:
+                object.__setattr__(self, name, view)
 
     def __repr__(self) -> str:
         return (
@@ -121,28 +178,12 @@ class Topology:
         """Where the tensors are."""
         return self.ptr.device
 
-    def tensors(self) -> list[Tensor]:
-        """What kernels are handed: ptr, src, dst, optr, odst, oeid, act_id, agg_id, out_idx, group_ptr, level_ptr."""
-        return [
-            self.ptr,
-            self.src,
-            self.dst,
-            self.optr,
-            self.odst,
-            self.oeid,
-            self.act_id,
-            self.agg_id,
-            self.out_idx,
-            self.group_ptr,
-            self.level_ptr,
-        ]
-
     def to(self, device: torch.device | str) -> "Topology":
         """The same topology with its tensors on a device; itself where they are there already."""
         moved: dict[str, Any] = {
             field.name: getattr(self, field.name).to(device)
             for field in dataclasses.fields(self)
-            if isinstance(getattr(self, field.name), Tensor)
+            if field.init and isinstance(getattr(self, field.name), Tensor)
         }
         if all(tensor is getattr(self, name) for name, tensor in moved.items()):
             return self

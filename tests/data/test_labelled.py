@@ -1,10 +1,8 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from fulgurite.data.labelled import LabelledData, stratified_split
+from fulgurite.data.labelled import LabelledData, LabelledImages
 
 
 class Made(LabelledData):
@@ -27,29 +25,6 @@ class Made(LabelledData):
         features = torch.arange(300.0).reshape(100, 3)
         features[:, 2] = 7
         return features, torch.arange(100) % 4
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=80), st.floats(0, 0.4), st.floats(0, 0.4), st.integers(0, 2**32)
-)
-def test_every_row_is_in_one_part_and_classes_keep_their_shares(labels, val, test, seed):
-    labels = torch.tensor(labels)
-    rows = stratified_split(labels, val_share=val, test_share=test, seed=seed)
-    assert torch.cat(list(rows.values())).sort().values.tolist() == list(range(len(labels)))
-    for label in labels.unique():
-        count = int((labels == label).sum())
-        for part, share in (("val", val), ("test", test)):
-            assert abs(int((labels[rows[part]] == label).sum()) - share * count) <= 1
-
-
-def test_the_split_follows_its_seed_alone():
-    first = stratified_split(torch.arange(50) % 2, val_share=0.3, test_share=0.3, seed=1)
-    torch.manual_seed(9)
-    again = stratified_split(torch.arange(50) % 2, val_share=0.3, test_share=0.3, seed=1)
-    other = stratified_split(torch.arange(50) % 2, val_share=0.3, test_share=0.3, seed=2)
-    assert all(torch.equal(first[part], again[part]) for part in first)
-    assert not torch.equal(first["val"], other["val"])
 
 
 def test_batches_hold_the_rows_of_their_part():
@@ -79,6 +54,14 @@ def test_features_are_standardised_by_the_training_part():
     torch.testing.assert_close(train.mean(dim=0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(train.std(dim=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-5, rtol=0)
     assert data.part("val").features[:, 0].mean().abs() > 1e-3
+
+
+def test_images_are_standardised_by_one_mean_and_spread():
+    images = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    images[..., 0] = 0  # a border without any spread
+    data = LabelledImages(batch_size=4, val_share=0.2, test_share=0.1, normalize=True, seed=0, num_workers=0)
+    train = images[:10]
+    torch.testing.assert_close(data.standardize(images, train), (images - train.mean()) / train.std())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ def tile_shape(batch: int) -> tuple[int, int]:
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias: Tensor, response: Tensor, structure: Sequence[Tensor], keep: bool
+    x: Tensor, weight: Tensor, bias: Tensor, response: Tensor, structure: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """Evaluate a network.
 
@@ -56,7 +55,7 @@ def forward(
         weight: (E,) in edge order.
         bias: (n,) in the topology's order.
         response: (n,), or (0,) for all 1.
-        structure: :meth:`Topology.tensors`.
+        structure: ``packed`` of :class:`~fulgurite.models.sparse_network.structure.Topology`.
         keep: whether a backward pass follows. If not, a node's row is used again after its last reader.
 
     Returns:
@@ -128,7 +127,7 @@ def backward(
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
-    structure: Sequence[Tensor],
+    structure: Tensor,
     need_x: bool,
     need_weight: bool,
     need_bias: bool,

@@ -1,7 +1,6 @@
 """What the CPU kernels need to know of a topology beside its tensors; found once for each."""
 
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 from fulgurite.models.sparse_network.cpu.activations import FAMILIES, KNOBS, NEEDS_INPUT
 from fulgurite.models.sparse_network.cpu.aggregations import KINDS, MEAN
 from fulgurite.models.sparse_network.cpu.slots import assign_slots, group_spans
+from fulgurite.models.sparse_network.structure import unpack
 
 # Columns of Schedule.steps.
 FIRST, LAST, SLOT, FAMILY, KIND, FLAGS = range(6)
@@ -85,10 +85,10 @@ class Schedule:
     knobs: dict[np.dtype, NDArray[np.floating]]
 
 
-def make_schedule(structure: Sequence[Tensor]) -> Schedule:
-    """The schedule of a topology, given as :meth:`Topology.tensors` gives it, on the CPU."""
+def make_schedule(structure: Tensor) -> Schedule:
+    """The schedule of a topology, given as its ``packed``, on the CPU."""
     ptr, src, dst, optr, odst, oeid, act_id, agg_id, out_idx, group_ptr, _ = (
-        np.ascontiguousarray(tensor.numpy()) for tensor in structure
+        tensor.numpy() for tensor in unpack(structure).values()
     )
     num_nodes, computed = len(optr) - 1, len(ptr) - 1
     inputs = num_nodes - computed
@@ -147,34 +147,23 @@ def make_schedule(structure: Sequence[Tensor]) -> Schedule:
     )
 
 
-_cache: dict[int, tuple[list[weakref.ref[Tensor]], list[int], Schedule]] = {}
+_cache: dict[int, tuple[weakref.ref[Tensor], int, Schedule]] = {}
 
 
-def schedule_of(structure: Sequence[Tensor]) -> Schedule:
-    """The schedule of a topology, made at the first call and kept as long as the topology's tensors live."""
-    key = id(structure[1])
+def schedule_of(structure: Tensor) -> Schedule:
+    """The schedule of a topology, made at the first call and kept as long as its ``packed`` lives."""
+    key = id(structure)
+    # How often it was written to, which tensors of inference mode do not count.
+    version = 0 if structure.is_inference() else structure._version
     entry = _cache.get(key)
-    versions = _versions(structure)
-    if entry is not None:
-        owners, known, schedule = entry
-        if known == versions and all(owner() is tensor for owner, tensor in zip(owners, structure, strict=True)):
-            return schedule
+    if entry is not None and entry[0]() is structure and entry[1] == version:
+        return entry[2]
     schedule = make_schedule(structure)
-    owners = [weakref.ref(tensor) for tensor in structure]
-    owners[1] = weakref.ref(structure[1], lambda owner: _drop(key, owner))
-    _cache[key] = (owners, versions, schedule)
+    _cache[key] = (weakref.ref(structure, lambda owner: _drop(key, owner)), version, schedule)
     return schedule
 
 
 def _drop(key: int, owner: "weakref.ref[Tensor]") -> None:
     # Another tensor may have been given the number, and its own entry, before this one is told of.
-    if key in _cache and _cache[key][0][1] is owner:
+    if key in _cache and _cache[key][0] is owner:
         del _cache[key]
-
-
-def _versions(structure: Sequence[Tensor]) -> list[int]:
-    """How often each tensor was written to."""
-    try:
-        return [tensor._version for tensor in structure]
-    except RuntimeError:  # tensors of inference mode do not count it
-        return []

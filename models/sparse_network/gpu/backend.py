@@ -4,7 +4,6 @@ Three kernels share out samples and nodes; :func:`choose_kernel` says when which
 pass runs, δ: 2·N·B numbers. What else a derivative needs is made again from V. Triton itself is imported on first use.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -56,25 +55,12 @@ def choose_kernel(batch: int, num_nodes: int, num_levels: int, num_groups: int) 
     return "tiles"
 
 
-def values_shape(structure: Sequence[Tensor], batch: int, keep: bool) -> tuple[int, ...]:
-    """The shape of the ``values`` that :func:`forward` returns: (N, B), or (0,) unless ``keep``.
-
-    Example:
-        >>> from fulgurite.models.sparse_network.topology import compile_topology
-        >>> topology, _ = compile_topology([(0, 2), (1, 2)], num_inputs=2, outputs=[2], activations=1, aggregations=0)
-        >>> values_shape(topology.tensors(), 5, keep=True)
-        (3, 5)
-    """
-    optr = structure[3]
-    return (optr.shape[0] - 1, batch) if keep else (0,)
-
-
 def forward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
-    structure: Sequence[Tensor],
+    structure: Tensor,
     keep: bool,
     *,
     kernel: "Kernel | None" = None,
@@ -86,7 +72,7 @@ def forward(
         weight: (E,) in edge order.
         bias: (n,) in the topology's order.
         response: (n,), or (0,) for all 1.
-        structure: ``Topology.tensors()`` on the same device.
+        structure: ``Topology.packed`` on the same device.
         keep: whether a backward pass follows. If not, rows of nodes are used again after their last reader.
         kernel: which one; None: :func:`choose_kernel`'s.
 
@@ -102,7 +88,7 @@ def forward(
     facts = facts_of(structure)
     batch = x.shape[0]
     if batch == 0:
-        return x.new_empty((0, len(facts.out_idx))), x.new_empty(values_shape(structure, 0, keep))
+        return x.new_empty((0, len(facts.out_idx))), x.new_empty((facts.num_nodes, 0) if keep else 0)
     recycled = None if keep else facts.recycled
     values = x.new_empty((recycled[2] if recycled else facts.num_nodes, batch))
     values[: facts.num_inputs].copy_(x.t())
@@ -122,7 +108,7 @@ def backward(
     weight: Tensor,
     bias: Tensor,
     response: Tensor,
-    structure: Sequence[Tensor],
+    structure: Tensor,
     need_x: bool,
     need_weight: bool,
     need_bias: bool,
@@ -138,7 +124,7 @@ def backward(
         weight: as given to :func:`forward`, and so ``bias``, ``response`` and ``structure``.
         bias: (n,).
         response: (n,) or (0,).
-        structure: ``Topology.tensors()``.
+        structure: ``Topology.packed``.
         need_x: which gradients are wanted.
         need_weight: of the weights.
         need_bias: of the biases.

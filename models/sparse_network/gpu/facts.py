@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fulgurite.models.sparse_network.aggregations import AGGREGATIONS
+from fulgurite.models.sparse_network.structure import unpack
 
 _MEAN = AGGREGATIONS["mean"].id
 
@@ -148,59 +149,44 @@ _known = WeakTensorKeyDictionary()
 _lock = threading.Lock()
 
 
-def facts_of(structure: Sequence[Tensor]) -> Facts:
+def facts_of(structure: Tensor) -> Facts:
     """The facts of a structure; found at its first use, which waits for the device, and kept while it lives.
 
     Args:
-        structure: ``Topology.tensors()``.
+        structure: ``Topology.packed``.
 
     Example:
         >>> from fulgurite.models.sparse_network.topology import compile_topology
         >>> topology, _ = compile_topology([(0, 2), (1, 2)], num_inputs=2, outputs=[2], activations=1, aggregations=0)
-        >>> facts = facts_of(topology.tensors())
+        >>> facts = facts_of(topology.packed)
         >>> facts.num_inputs, facts.levels, facts.acts
         (2, (2, 3), 2)
     """
-    versions = tuple(-1 if tensor.is_inference() else tensor._version for tensor in structure)
-    *others, key = structure
+    version = -1 if structure.is_inference() else structure._version
     with _lock:
-        found = _known.get(key)
-        if found is not None:
-            held, seen, facts = found
-            # By identity: the others are held here, so none of another structure can be at their address.
-            if seen == versions and all(a is b for a, b in zip(held, others, strict=True)):
-                return facts
-        facts = _read(structure)
-        _known[key] = (others, versions, facts)
+        found = _known.get(structure)
+        if found is not None and found[0] == version:
+            return found[1]
+        facts = _read(unpack(structure))
+        _known[structure] = (version, facts)
         return facts
 
 
-def _read(structure: Sequence[Tensor]) -> Facts:
-    ptr, src, dst, optr, odst, oeid, act_id, agg_id, out_idx, group_ptr, level_ptr = structure
+def _read(structure: dict[str, Tensor]) -> Facts:
+    agg_id, out_idx = structure["agg_id"], structure["out_idx"]
     aggs = _bits(agg_id)
     mean = 1 << _MEAN
     inverse = None
     if aggs & mean:
-        fan_in = ptr.diff().clamp(min=1).double()
+        fan_in = structure["ptr"].diff().clamp(min=1).double()
         inverse = torch.where(agg_id == _MEAN, 1 / fan_in, 1.0)
         aggs = aggs & ~mean | 1
     return Facts(
-        ptr=ptr,
-        src=src,
-        dst=dst,
-        optr=optr,
-        odst=odst,
-        oeid=oeid,
-        act_id=act_id,
-        agg_id=agg_id,
-        out_idx=out_idx,
-        group_ptr=group_ptr,
-        # A copy: the tensor itself is what this is remembered by, and must be free to go.
-        level_ptr=level_ptr.detach().clone(),
-        acts=_bits(act_id),
+        **structure,  # type: ignore[arg-type]  # by their names
+        acts=_bits(structure["act_id"]),
         aggs=aggs,
         inverse_fan_in=inverse,
-        levels=tuple(level_ptr.tolist()),
+        levels=tuple(structure["level_ptr"].tolist()),
         outputs_repeat=len(out_idx.unique()) < len(out_idx),
     )
 

@@ -39,10 +39,13 @@ def network(*, activation="tanh", aggregation="sum", dtype=torch.float64, batch=
     return topology, [tensor.requires_grad_() for tensor in (x, weight, bias, r)]
 
 
+def facts(topology):
+    return topology.packed, topology.num_nodes, topology.num_outputs
+
+
 def operator(topology, keep=True):
     def function(x, weight, bias, response):
-        structure = topology.tensors()
-        return torch.ops.fulgurite.sparse_network(x, weight, bias, response, structure, keep, "cpu")[0]
+        return torch.ops.fulgurite.sparse_network(x, weight, bias, response, *facts(topology), keep, "cpu")[0]
 
     return function
 
@@ -84,15 +87,15 @@ def test_opcheck(dtype, keep, response):
         tensors = [tensor.detach() for tensor in tensors]
     elif not response:
         tensors[3] = tensors[3].detach()
-    torch.library.opcheck(torch.ops.fulgurite.sparse_network.default, (*tensors, topology.tensors(), keep, "cpu"))
+    torch.library.opcheck(torch.ops.fulgurite.sparse_network.default, (*tensors, *facts(topology), keep, "cpu"))
 
 
 @pytest.mark.parametrize("needs", [(True, True, True, True), (False, True, False, False), (True, False, False, True)])
 def test_opcheck_of_the_companion(needs):
     topology, tensors = network(batch=9)
     x, weight, bias, response = [tensor.detach() for tensor in tensors]
-    y, values = torch.ops.fulgurite.sparse_network(x, weight, bias, response, topology.tensors(), True, "cpu")
-    arguments = (torch.ones_like(y), values, weight, bias, response, topology.tensors(), *needs, "cpu")
+    y, values = torch.ops.fulgurite.sparse_network(x, weight, bias, response, *facts(topology), True, "cpu")
+    arguments = (torch.ones_like(y), values, weight, bias, response, *facts(topology)[:2], *needs, "cpu")
     torch.library.opcheck(torch.ops.fulgurite.sparse_network_backward.default, arguments)
 
 

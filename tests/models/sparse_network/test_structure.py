@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fulgurite.models.sparse_network.structure import Topology
+from fulgurite.models.sparse_network.structure import Topology, unpack
 from fulgurite.models.sparse_network.topology import compile_topology
 
 TENSORS = ["ptr", "src", "dst", "optr", "odst", "oeid", "act_id", "agg_id", "out_idx", "group_ptr", "level_ptr"]
@@ -46,8 +46,19 @@ def test_types_and_shapes_are_what_kernels_expect():
         "level_ptr": ((3,), whole),
     }
     assert (topology.node_ids.dtype, topology.level.dtype) == (whole, half)
-    assert all(one is getattr(topology, name) for one, name in zip(topology.tensors(), TENSORS, strict=True))
-    assert all(tensor.is_contiguous() for tensor in topology.tensors())
+
+
+def test_packed_holds_all_that_kernels_read():
+    topology = compiled([(0, 2), (1, 3), (2, 4), (3, 4)], [4, 0, 4], num_nodes=6)
+    found = unpack(topology.packed)
+    assert list(found) == TENSORS
+    assert all(tensor.dtype == getattr(topology, name).dtype for name, tensor in found.items())
+    assert all(tensor.equal(getattr(topology, name)) for name, tensor in found.items())
+    assert topology.packed.dtype == torch.int32
+    for name in ("src", "dst", "odst", "oeid", "act_id", "agg_id"):
+        views = found[name], getattr(topology, name)
+        assert {view.untyped_storage().data_ptr() for view in views} == {topology.packed.untyped_storage().data_ptr()}
+        assert (views[0].data_ptr() - topology.packed.data_ptr()) % 16 == 0
 
 
 def test_facts_of_a_layered_network():
@@ -105,7 +116,7 @@ def test_moves_with_its_tensors():
     topology = compiled([(0, 2)], [2])
     moved = topology.to("meta")
     assert moved.device.type == "meta"
-    assert all(tensor.device.type == "meta" for tensor in [*moved.tensors(), moved.level, moved.node_ids])
+    assert all(tensor.device.type == "meta" for tensor in vars(moved).values() if isinstance(tensor, torch.Tensor))
     assert topology.device.type == "cpu"
     assert topology.to("cpu") is topology
 

@@ -42,7 +42,7 @@ def random_topology(seed, *, inputs, computed, edges, groups=None):
 )
 def test_a_row_is_taken_over_only_after_its_last_reader(seed, inputs, computed, edges, groups):
     topology = random_topology(seed, inputs=inputs, computed=computed, edges=edges, groups=groups)
-    schedule = make_schedule(topology.tensors())
+    schedule = make_schedule(topology.packed)
     src, outputs = topology.src.numpy(), topology.out_idx.numpy()
     held = {}
     for group in range(schedule.num_groups):
@@ -62,24 +62,24 @@ def test_made_once_for_each_topology(monkeypatch):
     make = cpu_schedule.make_schedule
     monkeypatch.setattr(cpu_schedule, "make_schedule", lambda structure: made.append(1) or make(structure))
     topologies = [random_topology(seed, inputs=3, computed=9, edges=20) for seed in (1, 2)]
-    schedules = [schedule_of(topology.tensors()) for topology in topologies * 3]
+    schedules = [schedule_of(topology.packed) for topology in topologies * 3]
     assert len(made) == 2
     assert schedules[0] is schedules[2] is schedules[4]
     assert schedules[0] is not schedules[1]
 
 
 def test_made_again_when_a_tensor_is_written_to():
-    structure = random_topology(1, inputs=3, computed=9, edges=20).tensors()
+    structure = random_topology(1, inputs=3, computed=9, edges=20).packed
     before = schedule_of(structure)
-    structure[6].fill_(9)
+    structure[-1] = 9
     assert schedule_of(structure) is not before
     assert schedule_of(structure) is schedule_of(structure)
 
 
 def test_forgotten_with_its_topology():
     topology = random_topology(1, inputs=3, computed=9, edges=20)
-    schedule_of(topology.tensors())
-    key = id(topology.src)
+    schedule_of(topology.packed)
+    key = id(topology.packed)
     assert key in cpu_schedule._cache
     del topology
     gc.collect()
@@ -89,7 +89,7 @@ def test_forgotten_with_its_topology():
 def test_tensors_of_inference_mode():
     with torch.inference_mode():
         topology = random_topology(1, inputs=3, computed=9, edges=20)
-        assert schedule_of(topology.tensors()) is schedule_of(topology.tensors())
+        assert schedule_of(topology.packed) is schedule_of(topology.packed)
 
 
 @pytest.mark.parametrize("groups", [None, [0, 0, 1]])
@@ -97,6 +97,6 @@ def test_without_edges(groups):
     topology, _ = compile_topology(
         [], num_inputs=1, outputs=[2, 0], num_nodes=3, activations=1, aggregations=0, groups=groups
     )
-    schedule = make_schedule(topology.tensors())
+    schedule = make_schedule(topology.packed)
     assert schedule.num_edges == 0
     assert schedule.pull_bounds.tolist() == [0, 0, 0, 0]

@@ -76,13 +76,13 @@ def check(topology, kernel, batch, *, seed=0, response=True, dtype=torch.float64
     _, weight, bias, responses = given
     grad_y = torch.randn(batch, topology.num_outputs, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
     y, gradients = expected(topology, given, grad_y)
-    structure = topology.tensors()
+    structure = topology.packed
     got, values = backend.forward(*given, structure, True, kernel=kernel)
-    assert values.shape == backend.values_shape(structure, batch, True)
+    assert values.shape == (topology.num_nodes, batch)
     torch.testing.assert_close(got.double(), y, rtol=tolerance, atol=tolerance)
     short, none = backend.forward(*given, structure, False, kernel=kernel)
     assert torch.equal(short, got)
-    assert none.shape == backend.values_shape(structure, batch, False)
+    assert none.shape == (0,)
     back = backend.backward(
         grad_y, values, weight, bias, responses, structure, True, True, True, response, kernel=kernel
     )
@@ -147,7 +147,7 @@ def test_float32(kernel):
 @pytest.mark.parametrize("batch", [1, 40])
 def test_groups(batch):
     topology = random_topology(6, computed=8, groups=3)
-    assert facts_of(topology.tensors()).num_groups == 3
+    assert facts_of(topology.packed).num_groups == 3
     check(topology, "threads", batch)
     with pytest.raises(ValueError, match="'tiles' needs levels, and 3 groups have none; use 'threads'"):
         check(topology, "tiles", batch)
@@ -173,7 +173,7 @@ def test_a_long_batch_is_split_among_programs():
 def test_only_what_is_needed():
     topology = random_topology(8, computed=4)
     (x, weight, bias, response), _ = parameters(topology, 3, 0)
-    structure = topology.tensors()
+    structure = topology.packed
     y, values = backend.forward(x, weight, bias, response, structure, True)
     for place in range(4):
         needs = [place == other for other in range(4)]
@@ -193,7 +193,7 @@ def test_nan_stays_visible(kernel):
     topology = topology.to(DEVICE)
     (x, weight, bias, response), _ = parameters(topology, 2, 0, response=False)
     x[1, 1] = torch.nan
-    y, _ = backend.forward(x, weight, bias, response, topology.tensors(), True, kernel=kernel)
+    y, _ = backend.forward(x, weight, bias, response, topology.packed, True, kernel=kernel)
     assert y.isnan().tolist() == [[False] * 3, [True] * 3]
 
 
@@ -217,12 +217,12 @@ def test_the_operator_is_sound(batch):
     topology = random_topology(13, computed=3)
     given, _ = parameters(topology, batch, 0)
     leaves = [tensor.clone().requires_grad_() for tensor in given]
-    structure = topology.tensors()
+    facts = (topology.packed, topology.num_nodes, topology.num_outputs)
     operators = torch.ops.fulgurite
-    torch.library.opcheck(operators.sparse_network.default, (*leaves, structure, True, "triton"))
-    torch.library.opcheck(operators.sparse_network.default, (*given, structure, False, "triton"))
-    y, values = operators.sparse_network(*given, structure, True, "triton")
-    rest = (torch.ones_like(y), values, *given[1:], structure)
+    torch.library.opcheck(operators.sparse_network.default, (*leaves, *facts, True, "triton"))
+    torch.library.opcheck(operators.sparse_network.default, (*given, *facts, False, "triton"))
+    y, values = operators.sparse_network(*given, *facts, True, "triton")
+    rest = (torch.ones_like(y), values, *given[1:], *facts[:2])
     for needs in ((True, True, True, True), (False, True, False, False)):
         torch.library.opcheck(operators.sparse_network_backward.default, (*rest, *needs, "triton"))
 
@@ -231,7 +231,7 @@ def test_inference_uses_rows_again():
     chain = [(node, node + 1) for node in range(6)]
     topology, _ = compile_topology(chain, num_inputs=1, outputs=[6], activations=9, aggregations=0)
     topology = topology.to(DEVICE)
-    recycled = facts_of(topology.tensors()).recycled
+    recycled = facts_of(topology.packed).recycled
     assert recycled is not None
     assert recycled[2] == 2
     for kernel in KERNELS:
@@ -244,14 +244,14 @@ class TestDevice:
 
     def test_a_graph_is_replayed_with_other_weights(self):
         topology = random_topology(9, inputs=40, computed=600)
-        facts = facts_of(topology.tensors())
+        facts = facts_of(topology.packed)
         for seed in range(4):
             check(topology, "levels", 8, seed=seed)
         assert any(entry.replay is not None for entry in facts.graphs.values())
 
     def test_what_autograd_saved_is_not_written_over(self):
         topology = random_topology(10, inputs=40, computed=600)
-        structure = topology.tensors()
+        structure = topology.packed
         kept = []
         for seed in range(4):
             given, _ = parameters(topology, 8, seed)
@@ -265,7 +265,7 @@ class TestDevice:
         topology = random_topology(11, inputs=64, computed=3000, fan_in=40)
         given, _ = parameters(topology, batch, 0)
         given[1] *= 0.25  # 143 levels of larger weights would blow rounding errors up
-        structure = topology.tensors()
+        structure = topology.packed
         runs = []
         for _ in range(3):
             y, values = backend.forward(*given, structure, True, kernel=kernel)
@@ -284,7 +284,7 @@ class TestDevice:
         assert topology.num_nodes * batch > 2**31
         (_, weight, bias, _), _ = parameters(topology, 1, 0, response=False, dtype=torch.float32)
         x = torch.randn(batch, 2, device=DEVICE)
-        structure, nothing = topology.tensors(), x.new_empty(0)
+        structure, nothing = topology.packed, x.new_empty(0)
         results = []
         for some in (x, x[-few:]):
             y, values = backend.forward(some, weight, bias, nothing, structure, True, kernel="threads")

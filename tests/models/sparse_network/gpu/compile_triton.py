@@ -30,7 +30,7 @@ class AbsentDevice:
 def compile_all(dtype, batch, kernels, *, inference=False, **options):
     topology = random_topology(0, **options)
     given, _ = parameters(topology, batch, 0, response=True, dtype=dtype)
-    structure = topology.tensors()
+    structure = topology.packed
     for kernel in kernels:
         _, values = backend.forward(*given, structure, True, kernel=kernel)
         if inference:

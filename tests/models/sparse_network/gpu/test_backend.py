@@ -72,7 +72,7 @@ def chain(length, **options):
 def arguments(topology, batch=2):
     computed = topology.num_nodes - topology.num_inputs
     x, weight = torch.zeros(batch, topology.num_inputs), torch.zeros(topology.num_edges)
-    return x, weight, torch.zeros(computed), torch.zeros(0), topology.tensors()
+    return x, weight, torch.zeros(computed), torch.zeros(0), topology.packed
 
 
 def test_kernel_by_shape():
@@ -86,12 +86,6 @@ def test_kernel_by_shape():
     assert backend.choose_kernel(1, 100_000, 10, 7) == "threads"
 
 
-def test_shape_of_values():
-    structure = chain(4).tensors()
-    assert backend.values_shape(structure, 7, keep=True) == (5, 7)
-    assert backend.values_shape(structure, 7, keep=False) == (0,)
-
-
 def test_a_cpu_tensor_is_refused():
     pytest.importorskip("triton")
     code = (
@@ -99,7 +93,7 @@ def test_a_cpu_tensor_is_refused():
         "from fulgurite.models.sparse_network.topology import compile_topology\n"
         "topology, _ = compile_topology([(0, 1)], num_inputs=1, outputs=[1], activations=0, aggregations=0)\n"
         "one = torch.ones(1)\n"
-        "try: backend.forward(one[:, None], one, one, one[:0], topology.tensors(), True)\n"
+        "try: backend.forward(one[:, None], one, one, one[:0], topology.packed, True)\n"
         "except RuntimeError as error: print(error)\n"
     )
     out = in_a_process("-c", code)
@@ -147,17 +141,18 @@ def test_no_row_is_written_before_its_last_reader(seed):
 
 
 def test_a_chain_needs_two_rows():
-    recycled = facts_of(chain(100).tensors()).recycled
+    recycled = facts_of(chain(100).packed).recycled
     assert recycled is not None
     assert recycled[2] == 2
 
 
 def test_facts_are_found_once_and_go_with_their_structure():
     topology = chain(3)
-    facts = facts_of(topology.tensors())
-    assert facts_of(topology.tensors()) is facts
+    facts = facts_of(topology.packed)
+    assert facts_of(topology.packed) is facts
     topology.act_id.fill_(9)
-    renewed = facts_of(topology.tensors())
+    topology.packed.add_(0)
+    renewed = facts_of(topology.packed)
     assert (facts.acts, renewed.acts) == (1 << 1, 1 << 9)
     gone = weakref.ref(renewed)
     del facts, renewed, topology
@@ -166,9 +161,9 @@ def test_facts_are_found_once_and_go_with_their_structure():
 
 
 def test_mean_is_a_scaled_sum():
-    facts = facts_of(chain(3, aggregations=[0, 1, 0, 3]).tensors())
+    facts = facts_of(chain(3, aggregations=[0, 1, 0, 3]).packed)
     assert facts.aggs == 1 | 1 << 3
-    assert facts_of(chain(3).tensors()).scale(torch.zeros(0), torch.float32) is None
+    assert facts_of(chain(3).packed).scale(torch.zeros(0), torch.float32) is None
 
 
 class Recorder:
