@@ -104,9 +104,9 @@ class _Bracket(NamedTuple):
     below: Tensor  # at high, < 0
 
     def widened(self, dtype: torch.dtype, to: torch.dtype) -> "_Bracket":
-        """In another dtype, in which the crossing may lie a little outside of what rounding in this one showed."""
-        margin = 1e3 * torch.finfo(dtype).eps
-        return _Bracket(self.low.to(to) - margin, self.high.to(to) + margin, self.above.to(to), self.below.to(to))
+        """For another dtype, in which the crossing may lie a little outside of where rounding in this one put it."""
+        slack = 1e3 * max(torch.finfo(dtype).eps, torch.finfo(to).eps)
+        return _Bracket(self.low.to(to) - slack, self.high.to(to) + slack, self.above.to(to), self.below.to(to))
 
     def secant(self) -> Tensor:
         """Where the margin is 0 if it is linear in between."""
