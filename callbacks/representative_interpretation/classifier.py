@@ -1,0 +1,128 @@
+"""A user's network as a function from images to logits, checked and of one form."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LogitsOf = Callable[[Any], Tensor]
+_SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of the largest logit
+
+
+class Classifier(nn.Module):
+    """The user's network, as its only child ``model``, and what takes the logits out of its answer.
+
+    Args:
+        model: images to logits, or to anything that ``logits`` understands.
+        logits: takes the logits out; ``None``: the answer is the logits.
+    """
+
+    def __init__(self, model: nn.Module, logits: LogitsOf | None = None) -> None:
+        super().__init__()
+        # Wrappers of torch.compile and of data parallelism: the network itself is meant, by its own names.
+        while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
+            if not isinstance(model, _WRAPPERS) and not hasattr(model, "_orig_mod"):
+                break
+            model = inner
+        self.model = model
+        self._logits = logits
+
+    def forward(self, images: Tensor) -> Any:
+        """The network's answer to images (B, …), before any check."""
+        answer = self.model(images)
+        return answer if self._logits is None else self._logits(answer)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images that are :meth:`ready`."""
+        return as_logits(self(images), len(images))
+
+    def ready(self, images: Tensor) -> Tensor:
+        """Images on the network's device and in its type; a copy where inference mode made them."""
+        like = next((weight for weight in self.model.parameters() if weight.is_floating_point()), images)
+        images = images.to(like.device, like.dtype)
+        return images.clone() if images.is_inference() else images
+
+    def expected(self, images: Tensor) -> Tensor:
+        """Logits of images to verify with, and whether they can be used at all.
+
+        Raises:
+            ValueError: they are not finite, or an image's logits depend on the other images.
+        """
+        logits = self.logits(images.clone())
+        if not bool(logits.isfinite().all()):
+            raise ValueError(
+                "got logits that are not finite (NaN or infinite); expected finite ones; check the weights"
+            )
+        if len(images) > 1 and not agree(self.logits(images[:1].clone()), logits[:1]):
+            raise ValueError(
+                "got other logits for an image alone than beside others; expected a network that answers image by "
+                "image in evaluation mode; look for statistics of the batch"
+            )
+        return logits
+
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def as_logits(answer: Any, count: int) -> Tensor:
+    """A network's answer as logits (B, C); a single logit z becomes (0, z), whose larger one is the predicted class.
+
+    Args:
+        answer: what it gave.
+        count: B.
+
+    Raises:
+        ValueError: it is not of that form.
+
+    Example:
+        >>> as_logits(torch.tensor([[3.0], [-1.0]]), 2)
+        tensor([[ 0.,  3.],
+                [ 0., -1.]])
+    """
+    wanted = "expected logits, a float tensor (B, C) or one logit an image"
+    if not isinstance(answer, Tensor):
+        kind = type(answer).__name__
+        inside = f" of {', '.join(map(str, answer))}" if isinstance(answer, dict) else ""
+        inside = f" of {len(answer)}" if isinstance(answer, tuple | list) else inside
+        raise ValueError(
+            f"got a {kind}{inside} from the model; {wanted}; pass logits=lambda out: … to take them out of it"
+        )
+    if not answer.is_floating_point() or answer.ndim not in (1, 2) or len(answer) != count or not answer.numel():
+        got = f"{str(answer.dtype)[6:]} {tuple(answer.shape)}"
+        raise ValueError(
+            f"got {got} from the model for {count} images; {wanted}; pass logits=lambda out: … to bring it there"
+        )
+    if answer.ndim == 1:
+        answer = answer[:, None]
+    return torch.cat([torch.zeros_like(answer), answer], dim=1) if answer.shape[1] == 1 else answer
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of images.
+
+    Raises:
+        ValueError: no float tensor of two or more dimensions, an empty one, or one with NaN or infinity.
+    """
+    wanted = "expected a float tensor (B, …) with at least one image"
+    if not isinstance(images, Tensor):
+        raise ValueError(f"got images as {type(images).__name__}; {wanted}; stack them with torch.stack")
+    if not images.is_floating_point():
+        raise ValueError(f"got images of {str(images.dtype)[6:]}; {wanted}; transform them as for training")
+    if images.ndim < 2 or not images.numel():
+        raise ValueError(f"got images of shape {tuple(images.shape)}; {wanted}; add the batch's dimension or images")
+    if not bool(images.isfinite().all()):
+        bad = (~images.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        raise ValueError(f"got NaN or infinity in images {bad[:5]}; {wanted}, all finite; leave these out")
+
+
+def agree(one: Tensor, other: Tensor) -> bool:
+    """Whether two computations of the same logits differ by no more than rounding."""
+    if one.shape != other.shape:
+        return False
+    tolerance = max(_SAME.get(one.dtype, 1e-4), _SAME.get(other.dtype, 1e-4))
+    one, other = (
+        one.double() if one.device.type != "mps" else one,
+        other.double() if other.device.type != "mps" else other,
+    )
+    return bool((one - other).abs().max() <= tolerance * other.abs().max() + tolerance * 1e-3)

@@ -1,0 +1,335 @@
+"""Cutting a classifier F into a feature map ψ and a head G, so that F(x) = G(ψ(x)), whatever it is made of."""
+
+import difflib
+import hashlib
+import itertools
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fulgurite.callbacks.representative_interpretation.classifier import (
+    Classifier,
+    LogitsOf,
+    agree,
+    as_logits,
+    check_images,
+)
+from fulgurite.callbacks.representative_interpretation.linearity import (
+    Operators,
+    is_affine,
+    why_not_piecewise_linear,
+)
+from fulgurite.callbacks.representative_interpretation.parts import (
+    Parts,
+    ReplayedParts,
+    TracedParts,
+    replayed_parts,
+)
+from fulgurite.callbacks.representative_interpretation.replayed_cut import outputs
+from fulgurite.callbacks.representative_interpretation.traced_cut import Trace, trace
+from fulgurite.callbacks.representative_interpretation.untouched import untouched
+
+_VERIFIED = 16  # images that a cut is verified on at most
+_STRETCHED = 4  # how far maps' proportions may be from the images', by anisotropic strides and padding
+
+
+class CutError(ValueError):
+    """A network cannot be cut there; the message says why, and where it can."""
+
+
+class Split:
+    r"""A classifier in two parts, :math:`F = G ∘ ψ`; made by :func:`split`.
+
+    After P. C.-H. Lam et al., "Finding Representative Interpretations on Convolutional Neural Networks", ICCV 2021,
+    `arXiv:2108.06384 <https://arxiv.org/abs/2108.06384>`__, whose cut is the last convolutional layer.
+
+    It belongs to the weights as they were when it was made; after more training, make another. The network is never
+    changed: in-place operations act on copies, and other precisions on copies of the weights, made once.
+
+    Attributes:
+        name: of the cut.
+        shape: (K, H, W) of its feature maps.
+        num_classes: C; a single logit z counts as two, (0, z).
+        method: ``fx``, each part runs alone; ``replay``, the head runs the whole network and takes over at the cut.
+        piecewise_linear: the head is.
+        reason: why it is not; "" where it is.
+        affine: the head is affine on real features: every boundary is a difference of two of its rows.
+        dtype: float64, or float32 where the head or the device cannot.
+        reason_float32: why it cannot; "" where it can.
+    """
+
+    def __init__(self, parts: Parts, name: str, features: Tensor, expected: Tensor) -> None:
+        self._parts = parts
+        self.name = name
+        self.shape = (features.shape[1], features.shape[2], features.shape[3])
+        self.num_classes = expected.shape[1]
+        self.method: Literal["fx", "replay"] = parts.method
+        self.reason_float32 = _why_not_float64(parts, features)
+        self.dtype = torch.float32 if self.reason_float32 else torch.float64
+        exact = features.to(self.dtype)
+        if not agree(parts.head(exact), expected):
+            raise CutError(f"cut {name!r}: its head in {str(self.dtype)[6:]} gives other logits; choose another cut")
+        _refuse_probabilities(parts, exact)
+        _refuse_without_gradient(parts, exact, name)
+        self.reason = why_not_piecewise_linear(parts.head, exact)
+        self.affine = is_affine(parts.head, exact)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that is cut."""
+        return self._parts.root.model
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether the head is piecewise linear."""
+        return not self.reason
+
+    def features(self, images: Tensor) -> Tensor:
+        """Feature maps ψ of images.
+
+        Args:
+            images: (B, …).
+
+        Returns:
+            (B, K, H, W) in the network's type, without history, memory of their own.
+        """
+        with untouched(self.model), torch.no_grad():
+            return self._parts.features(self._parts.root.ready(images)).detach()
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits G of feature maps, differentiable towards them.
+
+        Args:
+            features: (B, K, H, W) of any float type; they run through the weights in that type, and stay as they are.
+
+        Returns:
+            (B, C) in the type of the features.
+        """
+        grad = torch.is_grad_enabled()
+        with untouched(self.model), torch.set_grad_enabled(grad):
+            return self._parts.head(features).to(features.dtype)
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Feature maps (B, K, H, W) and logits (B, C) of images from one pass."""
+        with untouched(self.model), torch.no_grad():
+            return self._parts.predict(self._parts.root.ready(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits F (B, C) of images."""
+        with untouched(self.model), torch.no_grad():
+            return self._parts.root.logits(self._parts.root.ready(images))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the network's weights and buffers, as they are now, and the cut's name."""
+        found = hashlib.sha256(self.name.encode())
+                for name, tensor in sorted([*self.model.named_parameters(), *self.model.named_buffers()], key=lambda item: item[0]):
+            found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+    def __repr__(self) -> str:
+        kind = "affine" if self.affine else "piecewise linear" if self.piecewise_linear else f"smooth: {self.reason}"
+        size = "×".join(map(str, self.shape))
+        return f"Split({self.name!r}, {size} → {self.num_classes} classes, {self.method}, {kind})"
+
+
+def split(model: nn.Module, name: str, images: Tensor, *, logits: LogitsOf | None = None) -> Split:
+    r"""Cut a classifier at a module's output and verify the two parts on images.
+
+    The parts come from the network's graph (``torch.fx``) where it can be traced, and from capture and replay where it
+    cannot. Verified: :math:`G(ψ(x)) = F(x)`, and the logits of the same maps α are the same whichever image carries
+    them.
+
+    Args:
+        model: images to logits; any module, a LightningModule too.
+        name: a name of :func:`candidates`, another module's path ("layer4.1" is the block's output; "relu_1" the second
+            run of a module that is used again), or an operation as torchvision's feature extraction names it.
+        images: (B, …) float, some real ones.
+        logits: takes the logits out of what the model returns, where that is no tensor.
+
+    Raises:
+        CutError: there is no such cut, or it is none: something goes around it, it has no image shape, its module runs
+            more than once.
+        ValueError: images or logits that cannot be used; a network that ends in softmax; one whose answer for an image
+            depends on the others in the batch.
+
+    Example:
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+        >>> images = torch.randn(5, 1, 8, 8, generator=draw)
+        >>> cut = split(net, "2", images)
+        >>> cut
+        Split('2', 4×3×3 → 3 classes, fx, affine)
+        >>> maps, answers = cut.predict(images)
+        >>> torch.allclose(cut.head(maps.double()).float(), answers, atol=1e-5)
+        True
+    """
+    check_images(images)
+    root = Classifier(model, logits)
+    with untouched(root.model), torch.no_grad():
+        images = root.ready(images)[:_VERIFIED]
+        expected = root.expected(images)
+        parts = _parts(root, name, images, expected)
+        features, found = parts.predict(images.clone())
+        if not agree(found, expected):
+            raise CutError(f"cut {name!r}: its two parts give other logits than the network; choose another cut")
+        return Split(parts, name, features, expected)
+
+
+def candidates(model: nn.Module, images: Tensor, *, logits: LogitsOf | None = None) -> tuple[str, ...]:
+    """Where a classifier can be cut, first to last.
+
+    At an image-shaped value (B, K, H, W), H·W > 1, through which everything from the images to the logits passes; of
+    those with no convolution or other product with weights between them the last, so that each stands behind its
+    normalisation, activation and pooling.
+
+    Args:
+        model: images to logits.
+        images: (B, …) float, some real ones.
+        logits: takes the logits out of what the model returns, where that is no tensor.
+
+    Raises:
+        ValueError: images or logits that cannot be used.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Flatten(), nn.Linear(32, 3))
+        >>> candidates(net, torch.zeros(1, 1, 8, 8))
+        ('1', '4')
+    """
+    check_images(images)
+    root = Classifier(model, logits)
+    with untouched(root.model), torch.no_grad():
+        images = root.ready(images)[:2]
+        expected = root.expected(images)
+        return _cuts(root, _traced(root, images, expected), images, expected)
+
+
+def _why_not_float64(parts: Parts, features: Tensor) -> str:
+    if features.device.type == "mps":
+        return "the device has no float64"
+    try:
+        with Operators(features[:2].double()) as operators:
+            parts.head(operators.features)
+    except Exception as error:  # whatever the user's code does with numbers of a type that it did not expect
+        return f"the head does not run in float64 ({type(error).__name__}: {(str(error) or '-').splitlines()[0]})"
+    return operators.narrow
+
+
+def _refuse_probabilities(parts: Parts, features: Tensor) -> None:
+    with Operators(features[:2]) as operators:
+        parts.head(operators.features)
+    if operators.probabilities:
+        raise ValueError(
+            f"got a model that ends in {operators.probabilities}; expected logits, of which the method compares two; "
+            "leave that layer out, or pass logits=lambda out: … to take logits out of what the model returns"
+        )
+
+
+def _refuse_without_gradient(parts: Parts, features: Tensor, name: str) -> None:
+    with torch.enable_grad():
+        start = features[:1].clone().requires_grad_()
+        answer = parts.head(start)
+        if answer.requires_grad:
+            return
+    raise CutError(f"{name!r} is no cut: no gradient comes back to it (torch.no_grad or a detached tensor behind it)")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A value that may be a cut."""
+
+    name: str
+    shape: tuple[int, ...]
+    mixing: int
+    idle: bool
+
+
+def _traced(root: Classifier, images: Tensor, expected: Tensor) -> Trace | str:
+    traced = trace(root, images)
+    if isinstance(traced, Trace) and not agree(as_logits(traced.whole()(images.clone()), len(images)), expected):
+        return "its trace gives other logits than the network"
+    return traced
+
+
+def _parts(root: Classifier, name: str, images: Tensor, expected: Tensor) -> Parts:
+    traced = _traced(root, images, expected)
+    why = ""
+    if isinstance(traced, Trace):
+        place = traced.places.get(traced.aliases.get(name, name))
+        if name in traced.runs:
+            runs = traced.runs[name]
+            why = f"its module runs {len(runs)} times; name the run: {', '.join(map(repr, runs))}"
+        elif place is not None and place.crossing:
+            around = ", ".join(map(repr, place.crossing[:3]))
+            why = f"a skip connection crosses it: behind it, what comes from {around} is used as well"
+        elif place is not None and (place.shape is None or len(place.shape) != 4):
+            got = "no tensor" if place.shape is None else f"(B, {', '.join(map(str, place.shape[1:]))})"
+            why = f"its output is {got}; expected feature maps (B, K, H, W)"
+        elif place is not None:
+            return TracedParts(root, traced, place)
+    modules = {path for path, _ in root.model.named_modules() if path}
+    if not why and name in modules:
+        parts = replayed_parts(root, name, images, expected)
+        if isinstance(parts, ReplayedParts):
+            return parts
+        why = parts
+    cuts = _cuts(root, traced, images[:2], expected[:2])
+    exist = f"cuts that exist: {', '.join(cuts) or 'none'}"
+    if why:
+        raise CutError(f"{name!r} is no cut: {why}; {exist}")
+    known = modules | set(traced.places if isinstance(traced, Trace) else ())
+    near = difflib.get_close_matches(name, cuts, 1, 0.5) or difflib.get_close_matches(name, sorted(known), 1, 0.5)
+    raise CutError(f"there is no cut {name!r}{f'; did you mean {near[0]!r}?' if near else ''}; {exist}")
+
+
+def _cuts(root: Classifier, traced: Trace | str, images: Tensor, expected: Tensor) -> tuple[str, ...]:
+    if isinstance(traced, Trace):
+        places = [place for place in traced.places.values() if not place.crossing and place.shape]
+        choices = [_Choice(place.name, place.shape or (), place.mixing, place.idle) for place in places]
+        return tuple(_largest_last(group)[-1].name for group in _groups(choices, images))
+    ran = outputs(root, images)
+    often = Counter(output.name for output in ran)
+    choices = []
+    for output in ran:
+        if often[output.name] == 1 and output.shape is not None:
+            inner = choices and choices[-1].name.startswith(f"{output.name}.") and choices[-1].shape == output.shape
+            # A plain container ends with its last child, whose name says more.
+            if not (inner and type(root.model.get_submodule(output.name)) is nn.Sequential):
+                choices.append(_Choice(output.name, output.shape, output.mixing, output.idle))
+    found = []
+    for group in _groups(choices, images):
+        for choice in reversed(_largest_last(group)):
+            if isinstance(replayed_parts(root, choice.name, images, expected), ReplayedParts):
+                found.append(choice.name)
+                break
+    return tuple(found)
+
+
+def _groups(choices: list[_Choice], images: Tensor) -> list[list[_Choice]]:
+    """Image-shaped values behind a first convolution, those with none between them together."""
+    wanted = [choice for choice in choices if choice.mixing and not choice.idle and _is_image(choice.shape, images)]
+    return [list(group) for _, group in itertools.groupby(wanted, key=lambda choice: choice.mixing)]
+
+
+def _largest_last(group: list[_Choice]) -> list[_Choice]:
+    """Without what enlarges the maps again: a pool to a fixed size may repeat values."""
+    kept: list[_Choice] = []
+    for choice in group:
+        if not kept or math.prod(choice.shape[2:]) <= math.prod(kept[-1].shape[2:]):
+            kept.append(choice)
+    return kept
+
+
+def _is_image(shape: tuple[int, ...], images: Tensor) -> bool:
+    if len(shape) != 4 or shape[2] * shape[3] <= 1:
+        return False
+    if images.ndim != 4:
+        return True
+    # Maps with their channels last, (B, H, W, K), have a width that is none.
+    stretch = (shape[2] / shape[3]) / (images.shape[2] / images.shape[3])
+    return 1 / _STRETCHED <= stretch <= _STRETCHED

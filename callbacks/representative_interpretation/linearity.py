@@ -1,0 +1,220 @@
+"""Is the head behind a cut piecewise linear, as the method wants it, or even affine, which leaves nothing to say?"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Head = Callable[[Tensor], Tensor]
+
+# Weights meet activations: between two cuts with none of these the maps are only normalised, bent and pooled.
+_MIXING = {"convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"}
+_VIEWS = {
+    *("view", "_unsafe_view", "reshape", "alias", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze"),
+    *("select", "slice", "split", "split_with_sizes", "chunk", "unbind", "unfold", "as_strided", "diagonal", "narrow"),
+    *("clone", "copy", "_to_copy", "contiguous", "detach", "lift_fresh", "channel_shuffle", "pixel_shuffle"),
+    *("pixel_unshuffle", "roll", "flip", "cat", "stack", "repeat", "constant_pad_nd", "im2col", "index", "gather"),
+    *("index_put", "scatter", "scatter_add", "index_add"),
+    *("index_select", "_reshape_alias", "view_as", "movedim", "slice_scatter", "select_scatter", "col2im"),
+}
+_LINEAR = {
+    *("add", "sub", "rsub", "neg", "sum", "mean", "cumsum", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "upsample_nearest2d", "trace"),
+    *("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    *("_upsample_nearest_exact2d", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "zero", "fill"),
+    *("reflection_pad3d", "replication_pad1d", "replication_pad3d", "upsample_linear1d", "upsample_trilinear3d"),
+}
+_BENT = {
+    *("relu", "leaky_relu", "_prelu_kernel", "prelu", "hardtanh", "relu6", "threshold", "clamp", "clamp_min", "abs"),
+    *("clamp_max", "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "max", "min"),
+    *("adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "amin", "maximum", "minimum", "where", "rrelu_with_noise"),
+    *("hardshrink", "softshrink", "fmax", "fmin", "topk", "sort", "mkldnn_max_pool2d", "max_unpool2d", "masked_fill"),
+}
+_BATCH_NORMS = {
+    *("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit"),
+    *("_native_batch_norm_legit_no_training", "_batch_norm_no_update", "_batch_norm_with_update", "batch_norm"),
+}
+# Products are linear as long as only one factor comes from the features.
+_PRODUCTS = {"mul", "addcmul", *_MIXING}
+# Their answer does not change between two kinks.
+_CONSTANT = {
+    *("gt", "ge", "lt", "le", "eq", "ne", "sign", "argmax", "argmin", "logical_and", "logical_or", "logical_not"),
+    *("isnan", "isfinite", "isinf", "empty_like", "zeros_like", "ones_like", "full_like", "new_zeros", "new_empty"),
+    *("new_ones", "new_full", "any", "all", "bitwise_and", "bitwise_or", "bitwise_not", "heaviside"),
+}
+_PROBABILITIES = {"_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward"}
+
+
+class Operators(TorchDispatchMode):
+    """Watches the operators of a forward pass, in whatever way its code calls them.
+
+    What depends on the features is followed by memory, so that views, in-place operators and reused modules need no
+    rule of their own.
+
+    Args:
+        features: (B, K, H, W) what the watched function is fed with, or ``None`` to count only.
+
+    Attributes:
+        mixing: convolutions and matrix products so far.
+        reason: the first operator that is not piecewise linear, in words; "" as long as there is none.
+        narrow: the first operator that computes from the features in less precision than theirs; "" for none.
+        last: the last operator on the way that is more than a view.
+    """
+
+    def __init__(self, features: Tensor | None = None) -> None:
+        super().__init__()
+        self.mixing = 0
+        self.reason = ""
+        self.narrow = ""
+        self.last = ""
+        self.features = features
+        self._bits = 0 if features is None else torch.finfo(features.dtype).bits
+        self._kept: list[Any] = [] if features is None else [features]  # so that no address is used twice
+        self._reached = set() if features is None else {_memory(features)}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator, and note it."""
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        name = name if name.startswith("__") else name.rstrip("_")
+        self.mixing += name in _MIXING
+        if self.features is None:
+            return out
+        reached = [tensor for tensor in _tensors([args, kwargs]) if _memory(tensor) in self._reached]
+        if reached and name not in _CONSTANT:
+            self._note(name, args, reached)
+            results = _tensors([out])
+            self._kept += results
+            self._reached |= {_memory(result) for result in results if result.is_floating_point()}
+            for result in results:
+                if result.is_floating_point() and torch.finfo(result.dtype).bits < self._bits:
+                    self.narrow = self.narrow or f"{_in_words(name)} computes in {str(result.dtype)[6:]}"
+        return out
+
+    def _note(self, name: str, args: tuple[Any, ...], reached: Sequence[Tensor]) -> None:
+        if name not in _VIEWS:
+            self.last = name
+        reason = ""
+        if name in ("_local_scalar_dense", "item", "is_nonzero"):
+            reason = "the forward pass reads values of the features and decides by them"
+        elif name == "where" or name in _VIEWS | _LINEAR | _BENT:
+            pass
+        elif name in _BATCH_NORMS:
+            # The flag's place differs between the kernels; statistics of the batch are the only thing it could mean.
+            if any(argument is True for argument in args):
+                reason = "batch_norm uses the statistics of the batch"
+        elif name in _PRODUCTS:
+            if len(reached) > 1:
+                reason = f"{_in_words(name)} multiplies features with features (a gate, or attention)"
+        elif name == "div":
+            if any(_memory(divisor) in self._reached for divisor in _tensors(args[1:])):
+                reason = "div divides by features"
+        else:
+            reason = f"{_in_words(name)} is not piecewise linear"
+        self.reason = self.reason or reason
+
+    @property
+    def probabilities(self) -> str:
+        """The name of a softmax or sigmoid that ends the function, "" where it does not end in one."""
+        return _in_words(self.last) if self.last in _PROBABILITIES else ""
+
+
+def is_affine(head: Head, features: Tensor) -> bool:
+    r"""Whether :math:`G(\frac12(a+b)) = \frac12(G(a)+G(b))` for every two neighbours a, b of a batch.
+
+    Every plane of an affine head is a difference of two of its rows, :math:`w_c - w_j`, wherever it is crossed: an
+    interpretation then says no more than the predicted class.
+
+    Args:
+        head: (B, K, H, W) to logits (B, C).
+        features: (B, K, H, W) real feature maps; the first 16 are used. Where all are equal, their mirror images take
+            part.
+
+    Example:
+        >>> maps = torch.arange(8.0, dtype=torch.float64).reshape(2, 1, 2, 2) - 3
+        >>> is_affine(lambda x: 2 * x.flatten(1) + 1, maps), is_affine(lambda x: x.relu().flatten(1), maps)
+        (True, False)
+    """
+    first = features[:16]
+    second = first.roll(1, 0)
+    if torch.equal(first, second):
+        second = -first.flip((1, 2, 3))
+    with torch.no_grad():
+        at_first, at_second, between = head(torch.cat([first, second, (first + second) / 2])).chunk(3)
+    error = (between - (at_first + at_second) / 2).abs().max()
+    tolerance = 1e-9 if features.dtype == torch.float64 else 1e-4
+    rounding = 64 * torch.finfo(features.dtype).eps * torch.maximum(at_first.abs().max(), at_second.abs().max())
+    return bool(error <= tolerance * (at_first - at_second).abs().max() + rounding)
+
+
+def why_not_piecewise_linear(head: Head, features: Tensor, *, seed: int = 0) -> str:
+    """Why a head is not piecewise linear, in words; "" where it is.
+
+    Two witnesses have to agree. Its operators, as they run: convolutions, products with weights, BatchNorm by running
+    statistics, ReLU and its kin, pooling, sums and views are allowed, all others are not. And its gradient on segments
+    between feature maps: in float64, at points :math:`10^{-7}` of a segment apart, it stays the same except where a
+    kink happens to lie between, and is the slope of the values.
+
+    Args:
+        head: (B, K, H, W) to logits (B, C), differentiable.
+        features: (B, K, H, W) real feature maps in float64 (in float32 the second witness is not asked).
+        seed: of the points.
+
+    Example:
+        >>> maps = torch.arange(8.0, dtype=torch.float64).reshape(2, 1, 2, 2) - 3
+        >>> why_not_piecewise_linear(lambda x: x.relu().flatten(1), maps)
+        ''
+        >>> why_not_piecewise_linear(lambda x: torch.nn.functional.silu(x).flatten(1), maps)
+        'silu is not piecewise linear'
+    """
+    with torch.no_grad(), Operators(features[:2]) as operators:
+        head(operators.features)
+    if operators.reason or features.dtype != torch.float64:
+        return operators.reason
+    return _bends(head, features, seed)
+
+
+def _bends(head: Head, features: Tensor, seed: int, *, points: int = 16, step: float = 1e-7) -> str:
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(len(features), (points,), generator=generator)
+    share = torch.rand(points, 1, 1, 1, generator=generator, dtype=torch.float64).to(features.device)
+    start = features[index]
+    along = features[(index + 1) % len(features)] - start
+    if not along.any():
+        along = -start.flip((1, 2, 3)) - start
+    before = start + share * along
+    both = torch.cat([before, before + step * along]).detach().requires_grad_()
+    with torch.enable_grad():
+        logits = head(both)
+        towards = torch.randn(logits.shape[1], generator=generator, dtype=torch.float64).to(logits)
+        value = logits @ towards
+        (gradient,) = torch.autograd.grad(value.sum(), both)
+    here, there = gradient.flatten(1).chunk(2)
+    size = here.norm(dim=1)
+    same = (here - there).norm(dim=1) <= 1e-11 * size
+    if 2 * int(same.sum()) < points:
+        changed = points - int(same.sum())
+        return f"its slope changes between points {step:g} of a segment apart, {changed} of {points} times"
+    rise = value.detach()[points:] - value.detach()[:points]
+    run = (both.detach()[points:] - both.detach()[:points]).flatten(1)
+    wrong = (rise - (here * run).sum(1)).abs() > 1e-5 * size * run.norm(dim=1) + 1e-13 * value.detach()[:points].abs()
+    if bool((wrong & same).any()):
+        return "its gradient is not the slope of its values (a detached tensor, or a backward pass of its own)"
+    return ""
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _in_words(name: str) -> str:
+    return name.removeprefix("_").removeprefix("native_").removesuffix("_forward")
