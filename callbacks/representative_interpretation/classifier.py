@@ -26,12 +26,12 @@ class Classifier(nn.Module):
                 break
             model = inner
         self.model = model
-        self._logits = logits
+        self.logits_of = logits
 
     def forward(self, images: Tensor) -> Any:
         """The network's answer to images (B, …), before any check."""
         answer = self.model(images)
-        return answer if self._logits is None else self._logits(answer)
+        return answer if self.logits_of is None else self.logits_of(answer)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images that are :meth:`ready`."""

@@ -84,6 +84,11 @@ class Split:
         return self._parts.root.model
 
     @property
+    def logits_of(self) -> LogitsOf | None:
+        """What takes the logits out of the network's answer."""
+        return self._parts.root.logits_of
+
+    @property
     def piecewise_linear(self) -> bool:
         """Whether the head is piecewise linear."""
         return not self.reason
@@ -126,7 +131,8 @@ class Split:
     def fingerprint(self) -> str:
         """SHA-256 of the network's weights and buffers, as they are now, and the cut's name."""
         found = hashlib.sha256(self.name.encode())
-                for name, tensor in sorted([*self.model.named_parameters(), *self.model.named_buffers()], key=lambda item: item[0]):
+        tensors = dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        for name, tensor in sorted(tensors.items()):
             found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
