@@ -19,8 +19,8 @@ class Merged:
     Args:
         topology: of as many groups as there are members.
         edges: entry of the flat weight for each edge; None where it is 0, 1, 2, ….
-        biases: entry of the flat bias for each node; −1 for 0; None where it is 0, 1, 2, ….
-        responses: likewise of the flat response; −1 for 1.
+        biases: entry of the flat bias for each node; one past the last for 0; None where it is 0, 1, 2, ….
+        responses: likewise of the flat response; one past the last for 1.
     """
 
     topology: Topology
@@ -41,14 +41,20 @@ class Merged:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Parameters as the topology numbers edges and nodes."""
         if self.edges is not None:
-            weight = weight[self.edges]
+            weight = _entries(weight, self.edges)
         if bias is None:
             bias = weight.new_zeros(self.topology.num_nodes - self.topology.num_inputs)
         elif self.biases is not None:
-            bias = torch.cat([bias, bias.new_zeros(1)])[self.biases]  # −1 reads the last entry
+            bias = _entries(torch.cat([bias, bias.new_zeros(1)]), self.biases)
         if response is not None and self.responses is not None:
-            response = torch.cat([response, response.new_ones(1)])[self.responses]
+            response = _entries(torch.cat([response, response.new_ones(1)]), self.responses)
         return weight, bias, response
+
+
+def _entries(values: Tensor, entries: Tensor) -> Tensor:
+    if len(entries) > len(values):  # of unrolled members; on a GPU, the other's gradient would add up in any order
+        return values[entries]
+    return values.index_select(0, entries)  # at most half of the time
 
 
 def merge(members: Sequence[RewirableModule], *, shared: bool) -> Merged:
@@ -111,9 +117,8 @@ def merge(members: Sequence[RewirableModule], *, shared: bool) -> Merged:
     weights = torch.empty(topology.num_edges, dtype=torch.int64)
     weights[order] = torch.cat(entries["weight"])
     computed_ids = topology.node_ids[all_inputs:] - all_inputs
-    return Merged(
-        topology,
-        unless_identity(weights, starts["weight"]),
-        unless_identity(torch.cat(entries["bias"])[computed_ids], starts["bias"]),
-        unless_identity(torch.cat(entries["response"])[computed_ids], starts["response"]),
-    )
+    nodewise = []
+    for name in ("bias", "response"):
+        own = torch.cat(entries[name])[computed_ids]
+        nodewise.append(unless_identity(torch.where(own < 0, starts[name], own), starts[name]))
+    return Merged(topology, unless_identity(weights, starts["weight"]), *nodewise)

@@ -27,7 +27,7 @@ def exponential(x):
 
 
 def exponential_minus_one(x):
-    """eˣ − 1 without loss for small x."""
+    """eˣ − 1 for x ≤ 0, without loss near 0; elsewhere it is undefined, but NaN of NaN."""
     return x.dtype.type(np.expm1(x))
 
 
@@ -47,27 +47,31 @@ def cosine_nearby(x):
 
 
 def _split(x):
-    """X ↦ (e^r − 1, s, t) with s·t = 2^k; declared for :func:`numba.extending.overload`."""
+    """From x to (e^r − 1, s, t) with s·t = 2^k; declared for :func:`numba.extending.overload`."""
     raise NotImplementedError
 
 
-@overload(_split, jit_options=_OPTIONS)
-def _split_compiled(x):
+def _split_below_zero(x):
+    """From x ≤ 0, or what it is near enough to, to (e^r − 1, 2^k)."""
+    raise NotImplementedError
+
+
+def _reduction(x):
+    """For a type of x: the type, its whole numbers, their bias and shift, and functions of (x, n) for r and e^r − 1."""
     real: Any
     whole: Any
     bias: Any
     mantissa: Any
     if x == types.float32:
         real, whole = np.float32, np.int32
-        bias, mantissa, low, high, terms = np.int32(127), np.int32(23), real(-104.0), real(89.0), 7
+        bias, mantissa, terms = np.int32(127), np.int32(23), 7
         ln2_high, ln2_low = real(0.693359375), real(-2.12194440e-4)
     elif x == types.float64:
         real, whole = np.float64, np.int64
-        bias, mantissa, low, high, terms = np.int64(1023), np.int64(52), real(-746.0), real(710.0), 13
+        bias, mantissa, terms = np.int64(1023), np.int64(52), 13
         ln2_high, ln2_low = real(0.6931471803691238), real(1.9082149292705877e-10)
     else:
         return None
-    log2e, half = real(_LOG2E), real(0.5)
     series = tuple(real(1.0 / float(np.prod(np.arange(1.0, n + 1)))) for n in range(2, terms + 1))
     (c2, c3, c4, c5, c6, c7), rest = series[:6], series[6:]
 
@@ -85,19 +89,53 @@ def _split_compiled(x):
 
     polynomial = njit(**_OPTIONS)(polynomial)
 
+    def remainder(x, n):
+        r = (x - n * ln2_high) - n * ln2_low
+        return r + r * r * polynomial(r)
+
+    return real, whole, bias, mantissa, njit(**_OPTIONS)(remainder)
+
+
+@overload(_split, jit_options=_OPTIONS)
+def _split_compiled(x):
+    found = _reduction(x)
+    if found is None:
+        return None
+    real, whole, bias, mantissa, remainder = found
+    low, high = (real(-104.0), real(89.0)) if x == types.float32 else (real(-746.0), real(710.0))
+    log2e, half = real(_LOG2E), real(0.5)
+
     def split(x):
         # Written so that NaN becomes a number here: turning NaN into an integer is undefined.
         c = x if x > low else low
         c = c if c < high else high
         n = np.floor(c * log2e + half)
-        r = (c - n * ln2_high) - n * ln2_low
         # 32 bits are enough, and their conversion is a vector instruction everywhere.
         k = np.int32(n)
         first = k >> np.int32(1)
         second = k - first
         s = whole((whole(first) + bias) << mantissa).view(real)
         t = whole((whole(second) + bias) << mantissa).view(real)
-        return r + r * r * polynomial(r), s, t
+        return remainder(c, n), s, t
+
+    return split
+
+
+@overload(_split_below_zero, jit_options=_OPTIONS)
+def _split_below_zero_compiled(x):
+    found = _reduction(x)
+    if found is None:
+        return None
+    real, whole, bias, mantissa, remainder = found
+    # Where eˣ is lost beside 1, and 2^k still a normal number.
+    low, zero = real(-80.0), real(0.0)
+    log2e, half = real(_LOG2E), real(0.5)
+
+    def split(x):
+        c = x if x > low else low
+        c = c if c < zero else zero
+        n = np.floor(c * log2e + half)
+        return remainder(c, n), whole((whole(np.int32(n)) + bias) << mantissa).view(real)
 
     return split
 
@@ -190,10 +228,8 @@ def _exponential_minus_one_compiled(x):
     one = np.float32(1.0) if x == types.float32 else np.float64(1.0)
 
     def compute(x):
-        q, s, t = _split(x)
-        near = q * s * t + (s * t - one)
-        far = (q + one) * s * t - one
-        y = near if abs(x) < one else far
+        q, s = _split_below_zero(x)
+        y = q * s + (s - one)
         return y if x == x else x
 
     return compute

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fulgurite.models.sparse_network.cpu.activations import CLAMP, IDENTITY, clamp
@@ -38,21 +39,21 @@ def weigh(table: Real, rows: Ints, factors: Real, first: int, last: int, columns
 @kernel(forceinline=True)
 def weigh_and_clamp(
     table: Real, rows: Ints, factors: Real, first: int, last: int, columns: int, bias: float, response: float,
-    low: float, high: float, row: int,
+    low: float, high: float, out: Real, row: int,
 ) -> None:  # fmt: skip
-    """``table[row, j] = clamp(bias + response·Σ_e factors[e]·table[rows[e], j])``, for columns as :func:`weigh`."""
+    """``out[row, j] = clamp(bias + response·Σ_e factors[e]·table[rows[e], j])``, for columns as :func:`weigh`."""
     j = 0
     while j + 64 <= columns:
-        clamp_rows(table, rows, factors, first, last, j, 64, bias, response, low, high, row)
+        clamp_rows(table, rows, factors, first, last, j, 64, bias, response, low, high, out, row)
         j += 64
     if j + 32 <= columns:
-        clamp_rows(table, rows, factors, first, last, j, 32, bias, response, low, high, row)
+        clamp_rows(table, rows, factors, first, last, j, 32, bias, response, low, high, out, row)
         j += 32
     if j + 16 <= columns:
-        clamp_rows(table, rows, factors, first, last, j, 16, bias, response, low, high, row)
+        clamp_rows(table, rows, factors, first, last, j, 16, bias, response, low, high, out, row)
         j += 16
     if j + 8 <= columns:
-        clamp_rows(table, rows, factors, first, last, j, 8, bias, response, low, high, row)
+        clamp_rows(table, rows, factors, first, last, j, 8, bias, response, low, high, out, row)
 
 
 @kernel()
@@ -152,18 +153,22 @@ def forward_tile(
     """
     pitch = table.shape[1]
     z, messages = scratch[0], scratch[1]
-    one, zero = table.dtype.type(1), table.dtype.type(0)
+    one, zero, nan = table.dtype.type(1), table.dtype.type(0), table.dtype.type(np.nan)
     for g in range(low, high):
         for v in range(bounds[g], bounds[g + 1]):
             row, act = num_inputs + v if keep else steps[v, SLOT], steps[v, FLAGS] >> CODE
             r = response[v] if len(response) else one
             first, last, kind, family = steps[v, FIRST], steps[v, LAST], steps[v, KIND], steps[v, FAMILY]
-            if kind == SUM and family <= CLAMP:
+            if kind > SUM:
+                preactivate(table, rows, weight, first, last, kind, bias[v], r, columns, messages, ranks, z)
+                activate_row(family, knobs[act, 0], knobs[act, 1], z, table, row, columns)
+            elif family <= CLAMP:
+                low_bound, high_bound = knobs[act, 0], knobs[act, 1]
                 weigh_and_clamp(
-                    table, rows, weight, first, last, columns, bias[v], r, knobs[act, 0], knobs[act, 1], row
+                    table, rows, weight, first, last, columns, bias[v], r, low_bound, high_bound, table, row
                 )
             else:
-                preactivate(table, rows, weight, first, last, kind, bias[v], r, columns, messages, ranks, z)
+                weigh_and_clamp(table, rows, weight, first, last, columns, bias[v], r, nan, nan, scratch, 0)
                 activate_row(family, knobs[act, 0], knobs[act, 1], z, table, row, columns)
             if keep:
                 for j in range(width, pitch):

@@ -162,8 +162,8 @@ def weigh_rows(typingctx, table, rows, factors, first, last, column, width, out)
 
 
 @_with_literals
-def clamp_rows(typingctx, table, rows, factors, first, last, column, width, bias, response, low, high, row):
-    """``table[row, column + j] = clamp(bias + response·Σ_e factors[e]·table[rows[e], column + j], low, high)``.
+def clamp_rows(typingctx, table, rows, factors, first, last, column, width, bias, response, low, high, out, row):
+    """``out[row, column + j] = clamp(bias + response·Σ_e factors[e]·table[rows[e], column + j], low, high)``.
 
     As :func:`weigh_rows`, for a node whose activation is a clamp (NaN: no bound), in one go: a node of few edges costs
     half of what it does when its sum is written down and read again. NaN stays NaN.
@@ -172,12 +172,13 @@ def clamp_rows(typingctx, table, rows, factors, first, last, column, width, bias
         return None
     real = table.dtype
     signature = types.void(
-        table, rows, factors, types.intp, types.intp, types.intp, width, real, real, real, real, types.intp
+        table, rows, factors, types.intp, types.intp, types.intp, width, real, real, real, real, out, types.intp
     )
 
     def build(context, builder, signature, args):
-        *given, left, _, bias_value, response_value, low_value, high_value, node = args
-        totals, element = _weigh(context, builder, signature.args[:3], (*given, left), width.literal_value)
+        *given, left, _, bias_value, response_value, low_value, high_value, out_value, node = args
+        target, _ = _rows(context, builder, out, out_value)
+        totals, _ = _weigh(context, builder, signature.args[:3], (*given, left), width.literal_value)
         vector = totals[0].type
         b, r, p, q = (_spread(builder, v, vector) for v in (bias_value, response_value, low_value, high_value))
         found = []
@@ -185,7 +186,7 @@ def clamp_rows(typingctx, table, rows, factors, first, last, column, width, bias
             z = builder.fadd(builder.fmul(r, total, flags=_FAST), b, flags=_FAST)
             upper = builder.select(builder.fcmp_ordered(">=", z, q), q, z)
             found.append(builder.select(builder.fcmp_ordered("<=", z, p), p, upper))
-        _store_vectors(builder, element(node, left), found, real.bitwidth // 8)
+        _store_vectors(builder, target(node, left), found, real.bitwidth // 8)
         return context.get_dummy_value()
 
     return signature, build
