@@ -41,7 +41,7 @@ class RewirableModule(nn.Module):
 
     def _settle(self) -> None:
         """Called whenever topology, device or type have changed."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say what follows from another topology: _settle()")
 
     @property
     def definition(self) -> Definition:

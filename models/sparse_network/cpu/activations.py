@@ -99,7 +99,7 @@ def leaky(z: float, p: float, q: float, one: float) -> float:
 
 @kernel(forceinline=True)
 def leaky_slope(y: float, z: float, p: float, q: float, one: float) -> float:
-    """P below 0."""
+    """Below 0 it is p."""
     return one if y > 0 else p
 
 
@@ -111,7 +111,7 @@ def elu(z: float, p: float, q: float, one: float) -> float:
 
 @kernel(forceinline=True)
 def elu_slope(y: float, z: float, p: float, q: float, one: float) -> float:
-    """From the value: q·eᶻ is y + q."""
+    """Below 0 it is q·eᶻ, which is y + q; above, p."""
     return y + q if y <= 0 else p
 
 

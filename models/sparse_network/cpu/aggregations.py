@@ -46,7 +46,7 @@ def winner(kind: int, messages: Real, count: int) -> int:
 
 
 @kernel()
-def middle(messages: Real, count: int, ranks: Ints) -> int:
+def middle(messages: Real, count: int, ranks: Ints) -> bool:
     """Put the number of the middle message (of two, the upper one) in the middle of ``ranks``, smaller ones before it.
 
     Equal messages are ranked as they stand. False where one is NaN, which no order holds for. ``ranks``: (k,) scratch.

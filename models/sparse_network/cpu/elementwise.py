@@ -37,12 +37,12 @@ def logarithm_of_one_plus(x):
 
 
 def sine_nearby(x):
-    """Sin x for |x| ≤ ``NEARBY``; elsewhere, and of NaN, it is undefined."""
+    """The sine for |x| ≤ ``NEARBY``; elsewhere, and of NaN, it is undefined."""
     return x.dtype.type(np.sin(x))
 
 
 def cosine_nearby(x):
-    """Cos x, likewise."""
+    """The cosine, likewise."""
     return x.dtype.type(np.cos(x))
 
 
