@@ -1,0 +1,295 @@
+"""The images that an interpretation is found on: read once through the net, their feature maps kept where they fit."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from fulgurite.callbacks.representative_interpretation.cut import Split
+from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
+
+Source = tuple[nn.Module, Any, str]  # a model, what takes the logits out of its output, and the cut
+
+MOST_BYTES = 256 * 2**20  # feature maps up to this size stay in memory; larger ones are computed again for each pass
+
+
+class Reference:
+    """Unlabelled images R, with what one net says of them.
+
+    Of P. C.-H. Lam et al., "Finding Representative Interpretations on Convolutional Neural Networks",
+    https://arxiv.org/abs/2108.06384: an interpretation of one image is the group of reference images that lie in one
+    polytope with it. Interpreting many images over one ``Reference`` reads it through the net once.
+
+    Args:
+        images: (N, …) floating tensor; or a pair of it and labels (N,); or a ``Dataset`` or ``DataLoader`` of images or
+            of (image, label, …). A loader is read once, and all images are held in memory; random numbers that it draws
+            come from ``seed``, and no generator of anybody else advances.
+        labels: (N,) true classes, whole numbers; only for what is reported, never for the method.
+        batch_size: images that go through the net together.
+        most_bytes: feature maps are kept if all of them take no more than this; else they are streamed: computed anew,
+            batch by batch, in every pass.
+        seed: of a loader's random numbers.
+
+    Raises:
+        ValueError: no images; not a floating tensor of two or more dimensions; a value that is not finite; labels of
+            another number or that are no whole numbers.
+
+    Attributes:
+        cuts: what was measured of the net's cuts, where one was chosen automatically.
+        warned: whether a warning about the cut was given since these images were read last.
+
+    Shape:
+        - images (N, …), labels (N,), logits (N, C), predicted (N,); all but the images on the CPU.
+
+    Example:
+        >>> reference = Reference(torch.zeros(10, 1, 4, 4), labels=torch.arange(10) % 2)
+        >>> len(reference), reference.labels.tolist()[:3], reference.is_read
+        (10, [0, 1, 0], False)
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        *,
+        labels: Tensor | None = None,
+        batch_size: int = 256,
+        most_bytes: int = MOST_BYTES,
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"got batch_size={batch_size}; expected 1 or more")
+        pixels, found = _gather(images, batch_size, seed)
+        self.images = checked_images(pixels, "the reference")
+        self.labels = _checked_labels(found if labels is None else labels, len(self.images))
+        self.batch_size = batch_size
+        self.most_bytes = most_bytes
+        self.cuts: tuple[CutRow, ...] = ()
+        self.warned = False
+        self._split: Split | None = None
+        self._source: Source | None = None
+        self._fingerprint = ""
+        self._features: Tensor | None = None
+        self._logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether a net has said something of these images yet."""
+        return self._logits is not None
+
+    @property
+    def streams(self) -> bool:
+        """Whether feature maps are computed anew in every pass, as they would take too much memory."""
+        return self.is_read and self._features is None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the net and the cut that read these images last."""
+        return self._fingerprint
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, C), of the net that read these images last."""
+        if self._logits is None:
+            raise RuntimeError("no net has read this reference yet; call read(split) first")
+        return self._logits
+
+    @property
+    def predicted(self) -> Tensor:
+        """(N,) predicted classes."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many images each predicted class has, by class."""
+        return dict(sorted(Counter(self.predicted.tolist()).items()))
+
+    def split_for(self, source: Source) -> Split | None:
+        """The split of this source at which these images were read last; ``None`` if its weights have changed since."""
+        if self._split is None or self._source is None:
+            return None
+        same = all(ours is theirs for ours, theirs in zip(self._source[:2], source[:2], strict=True))
+        same = same and self._source[2] == source[2] and self._split.fingerprint() == self._fingerprint
+        return self._split if same else None
+
+    def read(self, split: Split, *, source: Source | None = None) -> None:
+        """Send all images through the net, unless this very split has done so.
+
+        Args:
+            split: of the net; its weights are those that it was made with.
+            source: what it was made from, for :meth:`split_for`.
+        """
+        if self._split is split:
+            self._source = source or self._source
+            return
+        fingerprint = split.fingerprint()
+        self._split, self._source, self._features, self._logits, self.warned = None, None, None, None, False
+        kept: Tensor | None = None
+        logits = []
+        for part in self._parts():
+            features, scores = split.predict(self._batch(split, part))
+            if part.start == 0 and features[0].numel() * features.element_size() * len(self) <= self.most_bytes:
+                kept = features.new_empty((len(self), *features.shape[1:]))
+            if kept is not None:
+                kept[part] = features
+            logits.append(scores.detach().cpu())
+        self._split, self._source, self._fingerprint = split, source, fingerprint
+        self._features, self._logits = kept, torch.cat(logits)
+
+    def features(self, split: Split) -> Iterator[tuple[slice, Tensor]]:
+        """Go through the feature maps ψ in batches: which images they belong to, and (B, K, H, W)."""
+        self.read(split)
+        for part in self._parts():
+            kept = self._features
+            yield part, split.features(self._batch(split, part)) if kept is None else kept[part]
+
+    def take(self, split: Split, index: Tensor) -> Tensor:
+        """Feature maps (M, K, H, W) of the images at ``index`` (M,)."""
+        self.read(split)
+        if self._features is not None:
+            return self._features[index.to(self._features.device)]
+        images = self.images[index.to(self.images.device)]
+        return torch.cat([split.features(at_home(part, split.model)) for part in images.split(self.batch_size)])
+
+    def _parts(self) -> Iterator[slice]:
+        for start in range(0, len(self), self.batch_size):
+            yield slice(start, min(start + self.batch_size, len(self)))
+
+    def _batch(self, split: Split, part: slice) -> Tensor:
+        return at_home(self.images[part], split.model)
+
+    def __repr__(self) -> str:
+        return f"Reference({len(self)} images {tuple(self.images.shape[1:])}, read={self.is_read})"
+
+
+def as_reference(images: Any, *, labels: Tensor | None, batch_size: int, seed: int) -> Reference:
+    """A reference as it is, or one made of images.
+
+    Raises:
+        ValueError: labels beside a reference, which has its own.
+
+    Example:
+        >>> len(as_reference(torch.zeros(3, 1, 2, 2), labels=None, batch_size=8, seed=0))
+        3
+    """
+    if not isinstance(images, Reference):
+        return Reference(images, labels=labels, batch_size=batch_size, seed=seed)
+    if labels is not None:
+        raise ValueError("got labels beside a Reference; expected them in it: Reference(images, labels=labels)")
+    return images
+
+
+def at_home(images: Tensor, model: nn.Module) -> Tensor:
+    """The images where the model's weights are, in their precision.
+
+    Example:
+        >>> at_home(torch.zeros(1, 2), torch.nn.Linear(2, 2).double()).dtype
+        torch.float64
+    """
+    weight = next((weight for weight in model.parameters() if weight.is_floating_point()), None)
+    return images if weight is None else images.to(weight.device, weight.dtype)
+
+
+def checked_images(images: object, what: str) -> Tensor:
+    """The images as an ordinary tensor that carries no gradient.
+
+    Raises:
+        ValueError: not a floating tensor (N, …), none of them, or a value that is not finite.
+
+    Example:
+        >>> checked_images(torch.zeros(3, 8, 8, dtype=torch.uint8), "the reference")
+        Traceback (most recent call last):
+        ValueError: got the reference of torch.uint8; expected floating images, prepared as the model takes them
+    """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"got {what} of type {type(images).__name__}; expected a tensor of images (N, …)")
+    if not images.is_floating_point():
+        raise ValueError(f"got {what} of {images.dtype}; expected floating images, prepared as the model takes them")
+    if images.dim() < 2 or not images.numel():
+        raise ValueError(f"got {what} of shape {tuple(images.shape)}; expected at least one image, as (N, …)")
+    if not torch.isfinite(images).all():
+        row = int(torch.isfinite(images).flatten(1).all(dim=1).logical_not().nonzero()[0])
+        raise ValueError(f"image {row} of {what} has a value that is not finite; expected numbers, drop or mend it")
+    with torch.inference_mode(False):  # tensors made in inference mode cannot take part in a gradient
+        return images.clone() if images.is_inference() else images.detach()
+
+
+def _checked_labels(labels: Tensor | None, images: int) -> Tensor | None:
+    if labels is None:
+        return None
+    labels = torch.as_tensor(labels)
+    if labels.shape != (images,) or labels.is_floating_point():
+        raise ValueError(
+            f"got labels {tuple(labels.shape)} of {labels.dtype} for {images} images; expected a whole number for each"
+        )
+    return labels.detach().clone().long().cpu()
+
+
+def _gather(source: Any, batch_size: int, seed: int) -> tuple[Any, Tensor | None]:
+    if isinstance(source, Tensor):
+        return source, None
+    if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(item, Tensor) for item in source):
+        return source[0], source[1]
+    if not isinstance(source, DataLoader):
+        if not isinstance(source, Dataset):
+            raise ValueError(
+                f"got a reference of type {type(source).__name__}; expected a tensor of images, a Dataset or DataLoader"
+            )
+        source = DataLoader(source, batch_size=batch_size)
+    images, labels = [], []
+    with private_random(source, seed):
+        for batch in source:
+            pixels, truth = _images_and_labels(batch)
+            images.append(pixels)
+            if truth is not None:
+                labels.append(truth)
+    if not images:
+        raise ValueError("got a loader without a batch; expected at least one image")
+    return torch.cat(images), torch.cat(labels) if len(labels) == len(images) else None
+
+
+def _images_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(first, Tensor):
+        raise ValueError(
+            f"got batches of type {type(first).__name__}; expected images or (images, labels, …) as tensors"
+        )
+    second = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+    classes = isinstance(second, Tensor) and second.shape == first.shape[:1] and not second.is_floating_point()
+    return first, second if classes else None
+
+
+@contextmanager
+def private_random(loader: DataLoader[Any], seed: int) -> Iterator[None]:
+    """While a loader is read, let it draw from ``seed``; afterwards every generator stands where it stood.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with private_random(DataLoader([1, 2, 3], shuffle=True), 0):
+        ...     _ = torch.rand(1)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    owners = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
+    generators = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
+    states = [(generator, generator.get_state()) for generator in generators.values()]
+    own, numbers, default = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(numbers)
+        torch.set_rng_state(default)
+        for generator, state in states:
+            generator.set_state(state)
