@@ -1,13 +1,14 @@
 """Finding planes of a head's decision boundaries on segments between feature maps."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fulgurite.callbacks.representative_interpretation.certificate import grade_around
-from fulgurite.callbacks.representative_interpretation.margin import Head, Margins, differentiate, margin
+from fulgurite.callbacks.representative_interpretation.margin import Head, Margins, chunks, differentiate, margin
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers as draw_strangers
 
@@ -73,26 +74,36 @@ def find_planes(
             f"got start {tuple(start.shape)}, ends {tuple(ends.shape)} and probes {tuple(probes.shape)}; expected "
             "(K, H, W), (Q, K, H, W) and (M, K, H, W)"
         )
-    if start.dtype not in _SAME:
-        start = start.to(dtype)
+    start = start.detach() if start.dtype in _SAME else start.detach().to(dtype)
+    parts = []
     with torch.inference_mode(False):
-        ends = ends.to(start)
-        bracket, left = _brackets(head, start, ends, label)
-        ends = ends[left]
-        if polish:
-            bracket = _halve(head, start, ends, label, bracket, most=_HALVINGS)
-        if dtype != start.dtype:
-            start, ends, bracket = start.to(dtype), ends.to(dtype), bracket.widened(start.dtype, dtype)
-        if polish:
-            where, found = _solve(head, start, ends, label, bracket)
-        else:
-            bracket = _halve(head, start, ends, label, bracket, most=_RELEASED_HALVINGS, gap=_RELEASED_GAP)
-            where = torch.where(bracket.above <= -bracket.below, bracket.low, bracket.high)
-            found = differentiate(head, _points(start, ends, where), label=label)
-        planes = _planes(start, _points(start, ends, where), label, found)
-        if not exact:
-            return planes
-        return replace(planes, grade=grade_around(head, start, ends, planes, found, probes=probes, seed=seed))
+        # So many ends at a time, through all steps, that copies of them take no more memory than the planes.
+        for part in list(chunks(ends)) or [slice(0, 0)]:
+            planes, reached, found = _find(head, start, ends[part].detach().to(start), label, dtype, polish=polish)
+            if exact:
+                grade = grade_around(head, start, reached, planes, found, probes=probes, seed=seed + part.start)
+                planes = replace(planes, grade=grade)
+            parts.append(planes)
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _find(
+    head: Head, start: Tensor, ends: Tensor, label: int, dtype: torch.dtype, *, polish: bool
+) -> tuple[Planes, Tensor, Margins]:
+    """Planes that are not graded yet, the ends that they belong to, and what the head gives at their crossings."""
+    bracket, left = _brackets(head, start, ends, label)
+    ends = ends[left]
+    if polish:
+        bracket = _halve(head, start, ends, label, bracket, most=_HALVINGS)
+    if dtype != start.dtype:
+        start, ends, bracket = start.to(dtype), ends.to(dtype), bracket.widened(start.dtype, dtype)
+    if polish:
+        where, found = _solve(head, start, ends, label, bracket)
+    else:
+        bracket = _halve(head, start, ends, label, bracket, most=_RELEASED_HALVINGS, gap=_RELEASED_GAP)
+        where = torch.where(bracket.above <= -bracket.below, bracket.low, bracket.high)
+        found = differentiate(head, _points(start, ends, where), label=label)
+    return _planes(start, _points(start, ends, where), label, found), ends, found
 
 
 class _Bracket(NamedTuple):
@@ -204,3 +215,9 @@ def _planes(start: Tensor, point: Tensor, label: int, found: Margins) -> Planes:
         positive=(found.gradient * start).flatten(1).sum(dim=1) + bias >= 0,
         label=label,
     )
+
+
+def _joined(parts: Sequence[Planes]) -> Planes:
+    columns = ("weight", "bias", "point", "rival", "residual", "positive")
+    tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in columns}
+    return replace(parts[0], grade=tuple(grade for part in parts for grade in part.grade), **tensors)

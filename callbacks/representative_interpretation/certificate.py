@@ -92,7 +92,7 @@ def grade_around(
     if len(planes) == 0:
         return ()
     within = _TOLERANCES[planes.weight.dtype]
-    direction = ends.to(planes.weight) - start.to(planes.weight)
+    direction = ends.detach().to(planes.weight) - start.detach().to(planes.weight)
     scale = at_crossing.logits.abs().amax(dim=1) + _norm(planes.weight) * _norm(direction)
     holds = _holds_at_crossing(planes, at_crossing, scale, within)
     along = holds.clone()
@@ -102,7 +102,7 @@ def grade_around(
     if len(probes) == 0:
         towards[:] = False
     else:
-        aside = _towards_probes(planes, direction, probes, seed)
+        aside = _towards_probes(planes, direction, probes.detach(), seed)
         towards &= _holds_nearby(head, planes, aside, at_crossing, scale, towards, within)
     return tuple(
         "exact" if exact else "segment" if segment else "tangent"

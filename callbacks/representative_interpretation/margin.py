@@ -44,16 +44,18 @@ def differentiate(head: Head, points: Tensor, *, label: int, rival: Tensor | Non
     if len(points) == 0:
         none = points.new_zeros(0, dtype=torch.long)
         return Margins(points.new_zeros(0), none, points.clone(), points.new_zeros(0, 0))
-    parts = []
+    columns = []
     with torch.inference_mode(False), torch.enable_grad():
+        gradient = torch.empty_like(points)
         for part in chunks(points):
             leaf = points[part].detach().clone().requires_grad_()
             logits = head(leaf * 1)  # a ReLU in place may come first, and refuses a leaf
             chosen = strongest_rival(logits.detach(), label) if rival is None else rival[part]
             value = logits[:, label] - logits.gather(1, chosen[:, None])[:, 0]
-            (gradient,) = torch.autograd.grad(value.sum(), leaf)
-            parts.append((value.detach(), chosen, gradient, logits.detach()))
-    return Margins(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            (gradient[part],) = torch.autograd.grad(value.sum(), leaf)
+            columns.append((value.detach(), chosen, logits.detach()))
+    value, chosen, logits = (torch.cat(column) for column in zip(*columns, strict=True))
+    return Margins(value, chosen, gradient, logits)
 
 
 def margin(head: Head, points: Tensor, *, label: int) -> Tensor:

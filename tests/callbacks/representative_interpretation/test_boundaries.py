@@ -252,6 +252,15 @@ def test_the_net_and_what_was_handed_in_are_left_as_they_were():
     assert not planes.weight.is_inference()
 
 
+def test_features_that_still_hang_on_their_graph_are_taken_as_numbers():
+    head, features = random_head(), random_features(60)
+    hanging = features.clone().requires_grad_() * 1
+    label = int(head(features[:1]).argmax())
+    planes = find_planes(head, hanging[0], hanging[1:], label=label, probes=hanging, seed=0)
+    torch.testing.assert_close(planes.weight, found(head, features).weight, rtol=0, atol=0)
+    assert not any(tensor.requires_grad for tensor in vars(planes).values() if isinstance(tensor, torch.Tensor))
+
+
 def test_a_smooth_head_is_met_where_its_classes_tie_and_graded_tangent():
     head, features = random_head(activation=nn.SiLU), random_features(60)
     planes = found(head, features, exact=False)
