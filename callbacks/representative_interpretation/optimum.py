@@ -8,7 +8,6 @@ from scipy.sparse import coo_array, csr_array, eye_array, hstack
 from fulgurite.callbacks.representative_interpretation.cover import Cover, Sides, tolerated
 
 _PROVEN = 0  # scipy's status of a solution that is optimal
-_FLOATS = 1e-6  # the solver's own tolerance: proofs about counts of millions are no finer
 
 
 def optimal_cover(
@@ -41,8 +40,8 @@ def optimal_cover(
         time_limit: seconds after which to give up. None: never.
 
     Returns:
-        An optimal cover from which no plane can be left out, its planes ascending, or None where nothing was proven in
-        time. Which one, where there are several, is the solver's choice.
+        An optimal cover from which no plane can be left out, its planes ascending, or None where nothing was proven, in
+        time or to the last image. Which one, where there are several, is the solver's choice.
 
     Raises:
         ValueError: arrays of the wrong type or shape, a negative δ or weight, a time limit that is not above 0.
@@ -68,8 +67,8 @@ def optimal_cover(
         return None
     planes, lost = found
     cover = sides.cover(planes, delta, least)
-    # The solver works with floats; what it says is believed only as far as whole numbers bear it out.
-    proven = sides.num_own - cover.own <= lost + max(0.5, _FLOATS * sides.num_own)
+    # The solver works with floats; counts are whole, so its bound proves a cover that is less than one image above it.
+    proven = sides.num_own - cover.own <= lost + 0.5
     return cover if proven and cover.strangers <= delta else None
 
 

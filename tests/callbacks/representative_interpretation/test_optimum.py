@@ -110,6 +110,21 @@ def test_what_is_not_proven_in_time_is_not_given():
     assert optimal_cover(off, own, delta=900, time_limit=0.01) is None
 
 
+@pytest.mark.parametrize(("lost", "proven"), [(2.0, True), (1.9, True), (1.0, False)])
+def test_a_bound_proves_only_what_meets_it(monkeypatch, lost, proven):
+    """All planes together lose 2 own images of 3, whatever the solver may say of them."""
+    off = np.array([[True, False], [False, True], [False, False], [True, True]])
+    own = np.array([True, True, True, False])
+    monkeypatch.setattr(
+        "fulgurite.callbacks.representative_interpretation.cover.Sides.cover",
+        lambda sides, planes, delta, least: Cover(tuple(planes), own=1, strangers=0, delta=delta, least=least),
+    )
+    monkeypatch.setattr(
+        "fulgurite.callbacks.representative_interpretation.optimum._solve", lambda *given: ([0, 1], lost)
+    )
+    assert (optimal_cover(off, own) is not None) == proven
+
+
 @pytest.mark.parametrize("time_limit", [0, -1.0, float("nan")])
 def test_a_time_limit_is_above_zero(time_limit):
     with pytest.raises(ValueError, match="expected seconds above 0"):
