@@ -12,7 +12,7 @@ from fulgurite.callbacks.representative_interpretation.margin import Head, Margi
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers as draw_strangers
 
-_HALVINGS = 7  # of the segment, before the crossing is solved for
+_HALVINGS = 5  # of the segment, before the crossing is solved for: where both together take least time
 _SOLVES = 60  # at most; two or three are usual
 _CREEPING = 8  # so many that a halving every other time does no harm
 _RELEASED_GAP, _RELEASED_HALVINGS = 1e-5, 60  # the stop rule of the method as it was released: gap² below this
