@@ -20,8 +20,8 @@ from fulgurite.callbacks.representative_interpretation.classifier import (
 )
 from fulgurite.callbacks.representative_interpretation.linearity import (
     Operators,
+    bends,
     is_affine,
-    why_not_piecewise_linear,
 )
 from fulgurite.callbacks.representative_interpretation.parts import (
     Parts,
@@ -33,7 +33,7 @@ from fulgurite.callbacks.representative_interpretation.replayed_cut import outpu
 from fulgurite.callbacks.representative_interpretation.traced_cut import Trace, trace
 from fulgurite.callbacks.representative_interpretation.untouched import untouched
 
-_VERIFIED = 16  # images that a cut is verified on at most
+_VERIFIED = 8  # images that a cut is verified on at most
 _STRETCHED = 4  # how far maps' proportions may be from the images', by anisotropic strides and padding
 
 
@@ -68,14 +68,18 @@ class Split:
         self.shape = (features.shape[1], features.shape[2], features.shape[3])
         self.num_classes = expected.shape[1]
         self.method: Literal["fx", "replay"] = parts.method
-        self.reason_float32 = _why_not_float64(parts, features)
+        seen, self.reason_float32 = _seen(parts, features)
+        if seen.probabilities:
+            raise ValueError(
+                f"got a model that ends in {seen.probabilities}; expected logits, of which the method compares two; "
+                "leave that layer out, or pass logits=lambda out: … to take logits out of what the model returns"
+            )
         self.dtype = torch.float32 if self.reason_float32 else torch.float64
         exact = features.to(self.dtype)
         if not agree(parts.head(exact), expected):
             raise CutError(f"cut {name!r}: its head in {str(self.dtype)[6:]} gives other logits; choose another cut")
-        _refuse_probabilities(parts, exact)
         _refuse_without_gradient(parts, exact, name)
-        self.reason = why_not_piecewise_linear(parts.head, exact)
+        self.reason = seen.reason or bends(parts.head, exact)
         self.affine = is_affine(parts.head, exact)
 
     @property
@@ -215,25 +219,20 @@ def candidates(model: nn.Module, images: Tensor, *, logits: LogitsOf | None = No
         return _cuts(root, _traced(root, images, expected), images, expected)
 
 
-def _why_not_float64(parts: Parts, features: Tensor) -> str:
-    if features.device.type == "mps":
-        return "the device has no float64"
-    try:
-        with Operators(features[:2].double()) as operators:
-            parts.head(operators.features)
-    except Exception as error:  # whatever the user's code does with numbers of a type that it did not expect
-        return f"the head does not run in float64 ({type(error).__name__}: {(str(error) or '-').splitlines()[0]})"
-    return operators.narrow
-
-
-def _refuse_probabilities(parts: Parts, features: Tensor) -> None:
-    with Operators(features[:2]) as operators:
-        parts.head(operators.features)
-    if operators.probabilities:
-        raise ValueError(
-            f"got a model that ends in {operators.probabilities}; expected logits, of which the method compares two; "
-            "leave that layer out, or pass logits=lambda out: … to take logits out of what the model returns"
-        )
+def _seen(parts: Parts, features: Tensor) -> tuple[Operators, str]:
+    """The head's operators, in float64 where it runs in that, and why it does not."""
+    reason = "the device has no float64" if features.device.type == "mps" else ""
+    if not reason:
+        try:
+            with Operators(features[:2].double()) as seen:
+                parts.head(seen.features)
+            reason = seen.narrow
+        except Exception as error:  # whatever the user's code does with numbers of a type that it did not expect
+            reason = f"the head does not run in float64 ({type(error).__name__}: {(str(error) or '-').splitlines()[0]})"
+    if reason:
+        with Operators(features[:2].float()) as seen:
+            parts.head(seen.features)
+    return seen, reason
 
 
 def _refuse_without_gradient(parts: Parts, features: Tensor, name: str) -> None:
@@ -252,7 +251,7 @@ class _Choice:
     name: str
     shape: tuple[int, ...]
     mixing: int
-    idle: bool
+    sure: bool  # the graph says that everything passes there
 
 
 def _traced(root: Classifier, images: Tensor, expected: Tensor) -> Trace | str:
@@ -294,31 +293,41 @@ def _parts(root: Classifier, name: str, images: Tensor, expected: Tensor) -> Par
 
 
 def _cuts(root: Classifier, traced: Trace | str, images: Tensor, expected: Tensor) -> tuple[str, ...]:
-    if isinstance(traced, Trace):
-        places = [place for place in traced.places.values() if not place.crossing and place.shape]
-        choices = [_Choice(place.name, place.shape or (), place.mixing, place.idle) for place in places]
-        return tuple(_largest_last(group)[-1].name for group in _groups(choices, images))
-    ran = outputs(root, images)
-    often = Counter(output.name for output in ran)
-    choices = []
-    for output in ran:
-        if often[output.name] == 1 and output.shape is not None:
-            inner = choices and choices[-1].name.startswith(f"{output.name}.") and choices[-1].shape == output.shape
-            # A plain container ends with its last child, whose name says more.
-            if not (inner and type(root.model.get_submodule(output.name)) is nn.Sequential):
-                choices.append(_Choice(output.name, output.shape, output.mixing, output.idle))
+    if isinstance(traced, str):
+        choices = _ran(root, images)
+    else:
+        inside = _ran(root, images) if traced.opaque else []
+        choices = []
+        for place in traced.places.values():
+            path = traced.opaque.get(place.name)
+            choices += [choice for choice in inside if path is not None and choice.name.startswith(f"{path}.")]
+            if place.shape is not None and not place.crossing:
+                choices.append(_Choice(place.name, place.shape, place.mixing, sure=True))
     found = []
     for group in _groups(choices, images):
         for choice in reversed(_largest_last(group)):
-            if isinstance(replayed_parts(root, choice.name, images, expected), ReplayedParts):
+            if choice.sure or isinstance(replayed_parts(root, choice.name, images, expected), ReplayedParts):
                 found.append(choice.name)
                 break
     return tuple(found)
 
 
+def _ran(root: Classifier, images: Tensor) -> list[_Choice]:
+    """Modules that run once, as they end; of a plain container and its last child the child, whose name says more."""
+    ran = outputs(root, images)
+    often = Counter(output.name for output in ran)
+    found: list[_Choice] = []
+    for output in ran:
+        if often[output.name] == 1 and output.shape is not None and not output.idle:
+            container = type(root.model.get_submodule(output.name)) is nn.Sequential
+            if not (container and found and found[-1].name.startswith(f"{output.name}.")):
+                found.append(_Choice(output.name, output.shape, output.mixing, sure=False))
+    return found
+
+
 def _groups(choices: list[_Choice], images: Tensor) -> list[list[_Choice]]:
     """Image-shaped values behind a first convolution, those with none between them together."""
-    wanted = [choice for choice in choices if choice.mixing and not choice.idle and _is_image(choice.shape, images)]
+    wanted = [choice for choice in choices if choice.mixing and _is_image(choice.shape, images)]
     return [list(group) for _, group in itertools.groupby(wanted, key=lambda choice: choice.mixing)]
 
 

@@ -132,7 +132,7 @@ def is_affine(head: Head, features: Tensor) -> bool:
 
     Args:
         head: (B, K, H, W) to logits (B, C).
-        features: (B, K, H, W) real feature maps; the first 16 are used. Where all are equal, their mirror images take
+        features: (B, K, H, W) real feature maps; the first 8 are used. Where all are equal, their mirror images take
             part.
 
     Example:
@@ -140,7 +140,7 @@ def is_affine(head: Head, features: Tensor) -> bool:
         >>> is_affine(lambda x: 2 * x.flatten(1) + 1, maps), is_affine(lambda x: x.relu().flatten(1), maps)
         (True, False)
     """
-    first = features[:16]
+    first = features[:8]
     second = first.roll(1, 0)
     if torch.equal(first, second):
         second = -first.flip((1, 2, 3))
@@ -174,12 +174,27 @@ def why_not_piecewise_linear(head: Head, features: Tensor, *, seed: int = 0) -> 
     """
     with torch.no_grad(), Operators(features[:2]) as operators:
         head(operators.features)
-    if operators.reason or features.dtype != torch.float64:
-        return operators.reason
-    return _bends(head, features, seed)
+    return operators.reason or bends(head, features, seed=seed)
 
 
-def _bends(head: Head, features: Tensor, seed: int, *, points: int = 16, step: float = 1e-7) -> str:
+def bends(head: Head, features: Tensor, *, seed: int = 0, points: int = 8, step: float = 1e-7) -> str:
+    """How a head's gradient shows that it is not piecewise linear; "" where it does not, and in float32.
+
+    Args:
+        head: (B, K, H, W) to logits (B, C), differentiable.
+        features: (B, K, H, W) real feature maps in float64.
+        seed: of the points.
+        points: how many, on segments from one map to the next.
+        step: share of a segment from a point to its neighbour. So small that hardly a kink lies between, and so large
+            that the gradient of a smooth function changes by far more than rounding.
+
+    Example:
+        >>> maps = torch.arange(8.0, dtype=torch.float64).reshape(2, 1, 2, 2) - 3
+        >>> bends(lambda x: (x**3).flatten(1), maps)
+        'its slope changes between points 1e-07 of a segment apart, 8 of 8 times'
+    """
+    if features.dtype != torch.float64:
+        return ""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(len(features), (points,), generator=generator)
     share = torch.rand(points, 1, 1, 1, generator=generator, dtype=torch.float64).to(features.device)

@@ -46,8 +46,9 @@ class Parts(ABC):
         return as_logits(answer, len(features))
 
     def _in(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        everything = dict(self.behind.named_parameters(remove_duplicate=False))
-        everything |= dict(self.behind.named_buffers(remove_duplicate=False))
+        everything: dict[str, Tensor] = {}
+        everything.update(self.behind.named_parameters(remove_duplicate=False))
+        everything.update(self.behind.named_buffers(remove_duplicate=False))
         made: dict[int, Tensor] = {}  # weights that are shared stay shared
         for name in self._names:
             tensor = everything[name].detach()

@@ -28,6 +28,11 @@ class Output:
     idle: bool
 
 
+def is_idle(module: nn.Module) -> bool:
+    """Whether a module in evaluation mode passes on what it is given."""
+    return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+
+
 def outputs(root: nn.Module, images: Tensor) -> list[Output]:
     """What each module below ``root.model`` gives, in the order in which they end; a module may be there repeatedly.
 
@@ -40,7 +45,7 @@ def outputs(root: nn.Module, images: Tensor) -> list[Output]:
     with torch.no_grad(), Operators() as operators:
 
         def note(name: str, module: nn.Module) -> Callable[..., None]:
-            idle = isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+            idle = is_idle(module)
 
             def hook(_: nn.Module, __: Any, output: Any) -> None:
                 shape = tuple(output.shape) if isinstance(output, Tensor) else None

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import NodePathTracer
+from torchvision.models.feature_extraction import NodePathTracer  # type: ignore[import-untyped]
 
 from fulgurite.callbacks.representative_interpretation.linearity import Operators
+from fulgurite.callbacks.representative_interpretation.replayed_cut import is_idle
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ class Place:
         index: of the node.
         shape: of the value for two images; ``None`` if it is no tensor.
         mixing: convolutions and matrix products up to it.
-        idle: it is what it is given (dropout in evaluation, identities).
         crossing: names of other values from before it that are used behind it: it is a cut only where there are none.
     """
 
@@ -58,7 +58,6 @@ class Place:
     index: int
     shape: tuple[int, ...] | None
     mixing: int
-    idle: bool
     crossing: tuple[str, ...]
 
 
@@ -128,6 +127,7 @@ class Trace:
         places: by name, in the order in which they are computed.
         aliases: further names of places.
         runs: of modules that run more than once: the names of their outputs.
+        opaque: modules with parts of their own that could not be looked into, by the name of their place.
         sizes: templates of the nodes that are sizes: ``None`` stands for the number of images.
     """
 
@@ -136,6 +136,7 @@ class Trace:
     places: dict[str, Place]
     aliases: dict[str, str]
     runs: dict[str, tuple[str, ...]]
+    opaque: dict[str, str]
     sizes: dict[int, Any]
 
     def whole(self) -> Program:
@@ -183,14 +184,17 @@ def trace(root: nn.Module, images: Tensor) -> Trace | str:
             warnings.simplefilter("ignore")
             nodes = tuple(tracer.trace(root).nodes)
             program = _program(root, nodes, range(1, _output(nodes) + 1), start=0, end=_output(nodes))
-            runs = [_run_noting(program, images, count) for count in (2, 3)]
+            runs = [_run_noting(program, images, 2)]
+            # What differs between the runs as they do is the number of images.
+            runs.append(_run_noting(program, images, 3) if runs[0][2] else runs[0])
     except Exception as error:  # whatever the code of others does with values that are not there yet
         return f"torch.fx cannot trace it ({type(error).__name__}: {(str(error) or '-').splitlines()[0]})"
     number = {node: index for index, node in enumerate(nodes)}
     sizes = _sizes_of(nodes, number, *(values for *_, values in runs))
     names, aliases, several = _names(number, tracer)
     places = _places(root, nodes, number, names, sizes, runs[0])
-    return Trace(root, nodes, {place.name: place for place in places}, aliases, several, sizes)
+    opaque = {aliases[path]: path for path in tracer.opaque if path in aliases}
+    return Trace(root, nodes, {place.name: place for place in places}, aliases, several, opaque, sizes)
 
 
 class _Tracer(NodePathTracer):
@@ -199,6 +203,7 @@ class _Tracer(NodePathTracer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.outputs: dict[str, list[fx.Node | None]] = {}
+        self.opaque: set[str] = set()
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         path = self.path_of_module(m)
@@ -213,9 +218,9 @@ class _Tracer(NodePathTracer):
                 self.node_to_qualname.pop(node, None)
                 self.graph.erase_node(node)
             self.outputs = {name: nodes[: runs[name]] for name, nodes in self.outputs.items() if name in runs}
-            outside, self.current_module_qualname = self.current_module_qualname, path
             out = self.create_proxy("call_module", path, args, kwargs)
-            self.current_module_qualname = outside
+            if next(m.children(), None) is not None:
+                self.opaque.add(path.removeprefix("model."))
         self.outputs.setdefault(path, []).append(out.node if isinstance(out, fx.Proxy) else None)
         return out
 
@@ -231,12 +236,13 @@ def _program(
 ) -> Program:
     number = {node: index for index, node in enumerate(nodes)}
     sizes = sizes or {}
-    uses = {
-        index: {start} if index in sizes else {number[node] for node in nodes[index].all_input_nodes}
-        for index in wanted
-    }
+
+    def slot_of(node: fx.Node) -> Any:
+        return _Slot(number[node])
+
     last = {index: index for index in wanted}
-    for index, used in uses.items():
+    for index in wanted:
+        used = [start] if index in sizes else [number[node] for node in nodes[index].all_input_nodes]
         last.update(dict.fromkeys(used, index))
     done: dict[int, list[int]] = {}
     for slot, index in last.items():
@@ -248,9 +254,7 @@ def _program(
         if index in sizes:
             steps.append(_Step("call_function", _sized, (_Slot(start), _Fixed(sizes[index])), {}, index, over))
         else:
-            args, kwargs = (
-                fx.node.map_arg(part, lambda other: _Slot(number[other])) for part in (node.args, node.kwargs)
-            )
+            args, kwargs = fx.node.map_arg(node.args, slot_of), fx.node.map_arg(node.kwargs, slot_of)
             steps.append(_Step(node.op, node.target, args, kwargs, index, over))
     return Program(root, steps, start=start, end=end)
 
@@ -334,21 +338,22 @@ def _places(
                 last_use.setdefault(number[other], index)
     places, alive = [], [0]
     for index in range(1, _output(nodes) + 1):
-        if index not in reached:
+        if index not in reached or index in sizes:
             continue
         alive = [other for other in alive if last_use.get(other, -1) > index]
         if index in names:
-            crossing = tuple(names.get(other, "the images") for other in reversed(alive))
-            idle = _is_idle(root, nodes[index])
-            places.append(Place(names[index], index, shapes.get(index), mixing.get(index, 0), idle, crossing))
+            around = [number[_given(root, nodes[other])] for other in reversed(alive)]
+            crossing = tuple(names.get(other, "the images" if other == 0 else str(nodes[other])) for other in around)
+            places.append(Place(names[index], index, shapes.get(index), mixing.get(index, 0), crossing))
         alive.append(index)
     return places
 
 
-def _is_idle(root: nn.Module, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(root.get_submodule(str(node.target)), nn.Identity | nn.modules.dropout._DropoutNd)
-    return node.target in (nn.functional.dropout, nn.functional.dropout2d, torch.dropout, "contiguous", "clone")
+def _given(root: nn.Module, node: fx.Node) -> fx.Node:
+    """The node whose value this one passes on as it is, as dropout in evaluation does; else the node itself."""
+    idle = node.op == "call_module" and is_idle(root.get_submodule(str(node.target)))
+    idle |= node.target in (nn.functional.dropout, nn.functional.dropout2d, torch.dropout)
+    return _given(root, node.all_input_nodes[0]) if idle else node
 
 
 def _names(
@@ -359,7 +364,7 @@ def _names(
     Returns:
         Names by node, further names, and the names of the runs of modules that run more than once.
     """
-    found: dict[int, list[tuple[bool, int, str]]] = {}
+    found: dict[int, list[tuple[bool, bool, int, str]]] = {}
     several: dict[str, tuple[str, ...]] = {}
     outputs = {path.removeprefix("model."): nodes for path, nodes in tracer.outputs.items() if path != "model"}
     taken = set(outputs)
@@ -367,16 +372,17 @@ def _names(
         runs = (path,) if len(nodes) == 1 else tuple(_free(f"{path}_{run}", taken) for run in range(len(nodes)))
         if len(nodes) > 1:
             several[path] = runs
-        container = type(tracer.root.get_submodule(f"model.{path}")) is nn.Sequential
+        module = tracer.root.get_submodule(f"model.{path}")
+        worth = (type(module) is nn.Sequential, is_idle(module), len(path))
         for name, node in zip(runs, nodes, strict=True):
-            if node in number:
-                found.setdefault(number[node], []).append((container, len(path), name))
-    names = {index: min(options)[2] for index, options in found.items()}
+            if node is not None:
+                found.setdefault(number[_given(tracer.root, node)], []).append((*worth, name))
+    names = {index: min(options)[-1] for index, options in found.items()}
     aliases = {name: names[index] for index, options in found.items() for *_, name in options}
     for node, name in tracer.node_to_qualname.items():
         if node.op in ("call_function", "call_method"):
             name = _free(name.removeprefix("model."), taken)
-            aliases[name] = names.setdefault(number[node], name)
+            aliases[name] = names.setdefault(number[_given(tracer.root, node)], name)
     return names, aliases, several
 
 

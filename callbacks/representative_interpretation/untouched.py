@@ -80,7 +80,7 @@ def _state(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     buffers = [
-        (module, name, buffer, _version(buffer), buffer.clone())
+        (module, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
@@ -98,16 +98,13 @@ def _state(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
         with torch.no_grad():
-            for module, name, buffer, version, copy in buffers:
-                if version is None or buffer._version != version:
+            for module, name, buffer, copy in buffers:
+                # By value: kernels move running statistics without counting that as a version of the tensor.
+                if not torch.equal(buffer, copy):
                     with torch.inference_mode(buffer.is_inference()):
                         buffer.copy_(copy)
                 if module._buffers.get(name) is not buffer:
                     module._buffers[name] = buffer
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
 
 
 @contextmanager
@@ -136,9 +133,9 @@ def _random_numbers(seed: int | None) -> Iterator[None]:
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Products of float32 in float32: neither TF32 nor bfloat16 inside the kernels."""
-    backends = torch.backends
+    backends: Any = torch.backends  # whose parts are modules that are made when torch is imported
     # From the general to the particular: what only inherits its precision is right by then, and stays inherited.
-    settings: list[Any] = [backends, backends.mkldnn, backends.cudnn]
+    settings = [backends, backends.mkldnn, backends.cudnn]
     settings += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
     settings += [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
     before = [setting.fp32_precision for setting in settings]
