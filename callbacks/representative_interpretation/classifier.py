@@ -27,6 +27,7 @@ class Classifier(nn.Module):
             model = inner
         self.model = model
         self.logits_of = logits
+        self._writes = False  # into the images that it is given
 
     def forward(self, images: Tensor) -> Any:
         """The network's answer to images (B, …), before any check."""
@@ -38,10 +39,10 @@ class Classifier(nn.Module):
         return as_logits(self(images), len(images))
 
     def ready(self, images: Tensor) -> Tensor:
-        """Images on the network's device and in its type; a copy where inference mode made them."""
+        """Images on the network's device and in its type; a copy where the network would write into them."""
         like = next((weight for weight in self.model.parameters() if weight.is_floating_point()), images)
         images = images.to(like.device, like.dtype)
-        return images.clone() if images.is_inference() else images
+        return images.clone() if self._writes or images.is_inference() else images
 
     def expected(self, images: Tensor) -> Tensor:
         """Logits of images to verify with, and whether they can be used at all.
@@ -49,7 +50,9 @@ class Classifier(nn.Module):
         Raises:
             ValueError: they are not finite, or an image's logits depend on the other images.
         """
-        logits = self.logits(images.clone())
+        copy = images.clone()
+        logits = self.logits(copy)
+        self._writes = not torch.equal(copy, images)
         if not bool(logits.isfinite().all()):
             raise ValueError(
                 "got logits that are not finite (NaN or infinite); expected finite ones; check the weights"
@@ -103,6 +106,9 @@ def check_images(images: Tensor) -> None:
 
     Raises:
         ValueError: no float tensor of two or more dimensions, an empty one, or one with NaN or infinity.
+
+    Example:
+        >>> check_images(torch.zeros(2, 3, 8, 8))
     """
     wanted = "expected a float tensor (B, …) with at least one image"
     if not isinstance(images, Tensor):
@@ -117,7 +123,12 @@ def check_images(images: Tensor) -> None:
 
 
 def agree(one: Tensor, other: Tensor) -> bool:
-    """Whether two computations of the same logits differ by no more than rounding."""
+    """Whether two computations of the same logits differ by no more than rounding.
+
+    Example:
+        >>> agree(torch.tensor([[100.0, 1.0]]), torch.tensor([[100.001, 1.0]]))
+        True
+    """
     if one.shape != other.shape:
         return False
     tolerance = max(_SAME.get(one.dtype, 1e-4), _SAME.get(other.dtype, 1e-4))

@@ -39,6 +39,16 @@ def outputs(root: nn.Module, images: Tensor) -> list[Output]:
     Args:
         root: from images to logits, with the user's network as its child ``model``.
         images: (B, …).
+
+    Example:
+        >>> class Root(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+        ...     def forward(self, images):
+        ...         return self.model(images)
+        >>> [(output.name, output.shape) for output in outputs(Root(), torch.zeros(2, 1, 5, 5))]
+        [('0', (2, 4, 3, 3)), ('1', (2, 36))]
     """
     found: list[Output] = []
     handles = []
@@ -58,7 +68,7 @@ def outputs(root: nn.Module, images: Tensor) -> list[Output]:
                 if path.startswith("model."):
                     name = path.removeprefix("model.")
                     handles.append(module.register_forward_hook(note(name, module)))
-            root(images)
+            root(images.clone())  # the network may write into what it is given
         finally:
             for handle in handles:
                 handle.remove()
@@ -87,6 +97,7 @@ class Replay(nn.Module):
     def forward(self, features: Tensor) -> Any:
         """Logits of feature maps (B, K, H, W)."""
         images = self.carrier if self.alone else self.carrier.expand(len(features), *self.carrier.shape[1:])
+        images = images.clone()  # the network may write into what it is given
         runs: list[None] = []
 
         def replace(_: nn.Module, __: Any, output: Any) -> Tensor:

@@ -173,6 +173,17 @@ def trace(root: nn.Module, images: Tensor) -> Trace | str:
     Args:
         root: from images to logits, with the user's network as its child ``model``.
         images: (B, …), at least one; shapes are read off runs with two and three of them.
+
+    Example:
+        >>> class Root(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten())
+        ...     def forward(self, images):
+        ...         return self.model(images)
+        >>> found = trace(Root(), torch.zeros(1, 1, 5, 5))
+        >>> [(place.name, place.shape) for place in found.places.values()]
+        [('0', (2, 4, 3, 3)), ('1', (2, 4, 3, 3)), ('2', (2, 36))]
     """
     tracer = _Tracer(autowrap_modules=(math,))
     for name, module in root.named_modules():

@@ -332,6 +332,18 @@ def test_the_network_and_the_callers_tensors_stay(build):
 
 
 @pytest.mark.parametrize("build", [Functional, Branching])
+def test_networks_that_write_into_their_images(build):
+    class Writing(build):
+        def forward(self, images):
+            return super().forward(images.sub_(0.5))
+
+    net, images = made(Writing), pictures()
+    kept = images.clone()
+    check(net, candidates(net, images)[0], images)
+    assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("build", [Functional, Branching])
 def test_no_cycle_holds_what_was_computed(build):
     net, images = made(build), pictures()
     name = candidates(net, images)[0]
