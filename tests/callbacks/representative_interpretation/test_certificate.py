@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,55 +8,10 @@ from torch.nn import functional as F
 
 from fulgurite.callbacks.representative_interpretation.boundaries import find_planes
 from fulgurite.callbacks.representative_interpretation.certificate import certify, sign_agreement
+from fulgurite.callbacks.representative_interpretation.cut import split
 from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers
 
 ANCHORS = (0, 3, 17, 120, 150, 199)
-
-
-class RNet(nn.Module):
-    """MTCNN's second net, without the box regression."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.prelu1 = nn.Conv2d(3, 28, 3), nn.PReLU(28)
-        self.conv2, self.prelu2 = nn.Conv2d(28, 48, 3), nn.PReLU(48)
-        self.conv3, self.prelu3 = nn.Conv2d(48, 64, 2), nn.PReLU(64)
-        self.dense4, self.prelu4, self.dense5_1 = nn.Linear(576, 128), nn.PReLU(128), nn.Linear(128, 2)
-
-    def second(self, images):
-        first = F.max_pool2d(self.prelu1(self.conv1(images)), 3, 2, ceil_mode=True)
-        return self.prelu2(self.conv2(first))
-
-    def third(self, second):
-        return self.prelu3(self.conv3(F.max_pool2d(second, 3, 2, ceil_mode=True)))
-
-    def head(self, third):
-        return self.dense5_1(self.prelu4(self.dense4(third.permute(0, 3, 2, 1).flatten(1))))
-
-
-@pytest.fixture(scope="module")
-def rnet():
-    state = torch.load(Path(__file__).parent / "rnet" / "rnet.pt", weights_only=True)
-    net = RNet().eval()
-    net.load_state_dict({name: value for name, value in state.items() if "dense5_2" not in name})
-    return net
-
-
-@pytest.fixture(scope="module")
-def faces():
-    """100 faces, then 100 others, (200, 3, 24, 24)."""
-    data = pytest.importorskip("skimage.data")
-    images = torch.from_numpy(data.lfw_subset().astype(np.float32))[:, None]
-    images = F.interpolate(images, size=(24, 24), mode="bilinear")
-    return ((images * 255 - 127.5) / 128).expand(-1, 3, -1, -1)
-
-
-def in_both(module, method):
-    """A head that runs in the dtype of its features."""
-    double = RNet()
-    double.load_state_dict(module.state_dict())
-    double.double().eval()
-    return lambda features: method(double if features.dtype == torch.float64 else module, features)
 
 
 def graded(head, features, logits, *, anchors, count=50, **options):
@@ -82,11 +36,11 @@ def graded(head, features, logits, *, anchors, count=50, **options):
 
 @pytest.fixture(scope="module")
 def at_third(rnet, faces):
-    with torch.no_grad():
-        third = rnet.third(rnet.second(faces))
-        logits = rnet.head(third)
-    assert logits.argmax(dim=1).tolist() == [1] * 100 + [0] * 100
-    return in_both(rnet, lambda net, points: net.head(points)), third, logits
+    images, labels = faces
+    cut = split(rnet, "prelu3", images[:4])
+    third, logits = cut.predict(images)
+    assert logits.argmax(dim=1).tolist() == labels.tolist()
+    return cut.head, third, logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -114,11 +68,8 @@ def test_without_solving_for_the_crossing_planes_fail(at_third):
 
 def test_certified_planes_stand_before_overlapping_pooling_as_well(rnet, faces):
     """PReLU leaves no ties for the pooling to break."""
-    with torch.no_grad():
-        second = rnet.second(faces)
-        logits = rnet.head(rnet.third(second))
-    head = in_both(rnet, lambda net, points: net.head(net.third(points)))
-    grades, _ = graded(head, second, logits, anchors=ANCHORS[:4])
+    cut = split(rnet, "prelu2", faces[0][:4])
+    grades, _ = graded(cut.head, *cut.predict(faces[0]), anchors=ANCHORS[:4])
     assert grades == ["exact"] * 200
 
 
