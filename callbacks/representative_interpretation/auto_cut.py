@@ -19,7 +19,7 @@ from fulgurite.callbacks.representative_interpretation.anchors import (
 from fulgurite.callbacks.representative_interpretation.cut import CutError, Split, candidates, split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow as CutRow
 from fulgurite.callbacks.representative_interpretation.medoids import medoids
-from fulgurite.callbacks.representative_interpretation.reference import Reference
+from fulgurite.callbacks.representative_interpretation.reference import Reference, looking_into
 
 MOST_COVERAGE = 0.95  # a cut at which one interpretation covers more of its class says no more than the class
 _CHOSEN = "chosen"
@@ -103,39 +103,38 @@ def choose_cut(
         ('1', 'chosen')
     """
     options = options or Options()
-    sample = _some(reference)
-    names = candidates(model, sample, logits=logits)
-    rows: list[CutRow] = []
-    best: tuple[CutRow, Split] | None = None
-    for name in reversed(names):
-        enough = best is not None and (
-            _informative(best[0], most_coverage)
-            or len(reference.counts) == 1
-            or (deadline is not None and time.monotonic() > deadline)
-        )
-        if enough and not every:
-            rows.append(_unmeasured(name, "not measured"))
-            continue
-        try:
-            parts = split(model, name, sample, logits=logits)
-        except CutError as error:
-            rows.append(_unmeasured(name, f"no cut: {error}"))
-            continue
-        row = _measured(reference, parts, options, measure_affine=every)
-        rows.append(row)
-        if best is None or (not _informative(best[0], most_coverage) and _says_more(row, best[0])):
-            best = (row, parts)
-    if best is None:
-        raise CutError(
-            "the model has no module through which everything passes as an image (B, K, H, W): name a cut that you "
-            "know of, or give the model one, such as nn.Identity() behind its last stage"
-        )
-    chosen, parts = best
-    reference.read(parts, source=(model, logits, parts.name))
+    with looking_into(model):
+        sample = _some(reference)
+        names = candidates(model, sample, logits=logits)
+        rows: list[CutRow] = []
+        best: tuple[CutRow, Split] | None = None
+        single = False
+        for name in reversed(names):
+            late = deadline is not None and time.monotonic() > deadline
+            enough = best is not None and (late or single or _informative(best[0], most_coverage))
+            if enough and not every:
+                rows.append(_unmeasured(name, "not measured"))
+                continue
+            try:
+                parts = split(model, name, sample, logits=logits)
+            except CutError as error:
+                rows.append(_unmeasured(name, f"no cut: {error}"))
+                continue
+            row = _measured(reference, parts, options, measure_affine=every)
+            rows.append(row)
+            single = row.coverage is not None and len(reference.counts) == 1
+            if best is None or (not _informative(best[0], most_coverage) and _says_more(row, best[0])):
+                best = (row, parts)
+        if best is None:
+            raise CutError(
+                "the model has no module through which everything passes as an image (B, K, H, W): name a cut that you "
+                "know of, or give the model one, such as nn.Identity() behind its last stage"
+            )
+        chosen, parts = best
+        reference.read(parts, source=(model, logits, parts.name))
     if len(reference.counts) > 1 and not _informative(chosen, most_coverage):
         warnings.warn(f"every cut says little: {_reason(chosen)}", DegenerateCutWarning, stacklevel=stacklevel)
-    table = tuple(_judged(row, chosen, most_coverage) for row in reversed(rows))
-    return Choice(parts, table)
+    return Choice(parts, tuple(_judged(row, chosen, most_coverage) for row in reversed(rows)))
 
 
 def cut_of(
@@ -185,17 +184,19 @@ def warn_if_degenerate(
     reference: Reference,
     choice: Choice,
     *,
-    coverage: float,
+    alone: bool,
+    coverage: float = 0.0,
     logits: Callable[[Any], Any] | None = None,
     stacklevel: int = 3,
 ) -> None:
-    """Warn, once a reading, where interpretations at a cut that was asked for say hardly more than the predicted class.
+    """Warn, once a reading, where interpretations say hardly more than the predicted class.
 
     Args:
         model: which was cut.
         reference: its images.
         choice: the cut; one that was chosen automatically has been judged already.
-        coverage: the share of its own class that an interpretation covers.
+        alone: whether the reference has no image of another class.
+        coverage: the mean share of its own class that an interpretation covers, where several are known.
         logits: as in ``interpret``.
         stacklevel: of the warning.
 
@@ -208,20 +209,22 @@ def warn_if_degenerate(
         >>> choice = cut_of(net, reference, "1", options=Options())
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
-        ...     warn_if_degenerate(net, reference, choice, coverage=1.0)
+        ...     warn_if_degenerate(net, reference, choice, alone=False)
         >>> str(caught[0].message)[:47]
         "at the cut '1' the net behind the cut is affine"
     """
     parts = choice.split
-    if choice.rows or reference.warned:
+    if reference.warned:
         return
-    if len(reference.counts) == 1:
+    if alone:
         reference.warned = True
         said = (
             f"all {len(reference)} reference images are predicted as class {next(iter(reference.counts))}: there is no "
             "boundary to find; give images of other classes too"
         )
         warnings.warn(said, UserWarning, stacklevel=stacklevel)
+        return
+    if choice.rows:
         return
     if not parts.affine and not coverage > MOST_COVERAGE:
         return

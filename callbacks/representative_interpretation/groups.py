@@ -17,8 +17,7 @@ from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, 
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.peeling import Peeling, classes_of
-from fulgurite.callbacks.representative_interpretation.reference import as_reference
-from fulgurite.callbacks.representative_interpretation.untouched import untouched
+from fulgurite.callbacks.representative_interpretation.reference import as_reference, looking_into
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +243,7 @@ def interpret_classes(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"got {name}={value!r}; expected a whole number from 1 on")
     options = Options(boundaries=boundaries, delta=delta, exact=exact, maps=maps, seed=seed)
-    with untouched(model):
+    with looking_into(model):
         images = as_reference(reference, labels=labels, batch_size=batch_size, seed=seed)
         choice = cut_of(model, images, cut, options=options, logits=logits, deadline=deadline)
         peeling = Peeling(
@@ -259,8 +258,9 @@ def interpret_classes(
         )
         found = sorted(peeling.run(), key=lambda one: one.label)  # stable: groups of a class stay in order
         first = {one.label: one for one in reversed(found)}.values()
-        coverage = fmean(one.coverage for one in first)
-        warn_if_degenerate(model, images, choice, coverage=coverage, logits=logits, stacklevel=3)
+        coverage = fmean(one.coverage for one in first) if first else 0.0
+        alone = len(images.counts) == 1
+        warn_if_degenerate(model, images, choice, coverage=coverage, alone=alone, logits=logits, stacklevel=3)
     return Groups(
         found=tuple(found),
         cut=choice.split.name,

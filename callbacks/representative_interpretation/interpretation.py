@@ -12,8 +12,7 @@ from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, cut_table
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps, heatmaps
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
-from fulgurite.callbacks.representative_interpretation.reference import at_home, checked_images
-from fulgurite.callbacks.representative_interpretation.untouched import untouched
+from fulgurite.callbacks.representative_interpretation.reference import at_home, checked_images, looking_into
 
 _BATCH = 256
 _T = TypeVar("_T")
@@ -245,7 +244,7 @@ class Interpretation:
                 "that was interpreted"
             )
         found, model = [], self.split.model
-        with untouched(model):
+        with looking_into(model):
             if self.split.fingerprint() != self.fingerprint:
                 raise ValueError("the model's weights have changed since it was interpreted; interpret it anew")
             for batch in images.split(_BATCH):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.anchors import Anchor, Options, interpret_anchors
-from fulgurite.callbacks.representative_interpretation.auto_cut import cut_of, warn_if_degenerate
+from fulgurite.callbacks.representative_interpretation.auto_cut import MOST_COVERAGE, cut_of, warn_if_degenerate
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.reference import (
@@ -15,8 +15,8 @@ from fulgurite.callbacks.representative_interpretation.reference import (
     as_reference,
     at_home,
     checked_images,
+    looking_into,
 )
-from fulgurite.callbacks.representative_interpretation.untouched import untouched
 
 
 def interpret(
@@ -73,7 +73,8 @@ def interpret(
         CutError: no such cut (with the names that there are), or the model cannot be cut there.
 
     Warns:
-        DegenerateCutWarning: at this cut interpretations say hardly more than the predicted class.
+        DegenerateCutWarning: the net behind the cut that was asked for is affine, or no cut says more than the
+            predicted class.
         UserWarning: the reference has a single predicted class.
 
     Example:
@@ -89,15 +90,22 @@ def interpret(
         ('1', 1.0, 1.0, True)
     """
     options = Options(boundaries=boundaries, delta=delta, exact=exact, maps=maps, seed=seed)
-    with untouched(model):
+    with looking_into(model):
         images = as_reference(reference, labels=labels, batch_size=batch_size, seed=seed)
         image = _one(x, images)
         choice = cut_of(model, images, cut, options=options, logits=logits)
         features, scores = choice.split.predict(at_home(image[None], model))
         anchor = Anchor(image, features[0], int(scores.argmax()))
         (found,) = interpret_anchors(images, choice.split, [anchor], options)
-        warn_if_degenerate(model, images, choice, coverage=found.coverage, logits=logits, stacklevel=3)
-        return replace(found, cuts=choice.rows)
+        alone = found.class_size == len(images)
+        warn_if_degenerate(model, images, choice, alone=alone, logits=logits, stacklevel=3)
+        notes = found.notes
+        if not alone and not choice.rows and found.coverage > MOST_COVERAGE:
+            notes += (
+                f"it covers {found.coverage:.1%} of its predicted class and says little more than that: an earlier cut, "
+                "or cut='auto', may say more",
+            )
+        return replace(found, cuts=choice.rows, notes=notes)
 
 
 def _one(x: object, reference: Reference) -> Tensor:

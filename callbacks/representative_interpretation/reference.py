@@ -1,6 +1,7 @@
 """The images that an interpretation is found on: read once through the net, their feature maps kept where they fit."""
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
+from fulgurite.callbacks.representative_interpretation.untouched import untouched
 
+_ONE_AT_A_TIME = threading.RLock()
 Source = tuple[nn.Module, Any, str]  # a model, what takes the logits out of its output, and the cut
 
 MOST_BYTES = 256 * 2**20  # feature maps up to this size stay in memory; larger ones are computed again for each pass
@@ -185,6 +188,27 @@ def as_reference(images: Any, *, labels: Tensor | None, batch_size: int, seed: i
     if labels is not None:
         raise ValueError("got labels beside a Reference; expected them in it: Reference(images, labels=labels)")
     return images
+
+
+@contextmanager
+def looking_into(model: nn.Module) -> Iterator[None]:
+    """Leave the model untouched, and let one thread at a time look: two would restore each other's changes.
+
+    Raises:
+        ValueError: it is no module.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with looking_into(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"got a model of type {type(model).__name__}; expected a torch.nn.Module")
+    with _ONE_AT_A_TIME, untouched(model):
+        yield
 
 
 def at_home(images: Tensor, model: nn.Module) -> Tensor:

@@ -15,8 +15,7 @@ from fulgurite.callbacks.representative_interpretation.cut import split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.planes import Planes
-from fulgurite.callbacks.representative_interpretation.reference import at_home
-from fulgurite.callbacks.representative_interpretation.untouched import untouched
+from fulgurite.callbacks.representative_interpretation.reference import at_home, looking_into
 from fulgurite.plugins.files import replacing
 
 FORMAT = "fulgurite-representative-interpretation"
@@ -105,7 +104,7 @@ def load(
     header, state = _read(Path(path))
     tensors = state["tensors"]
     sample = tensors["image"][None] if images is None else images
-    with untouched(model):
+    with looking_into(model):
         parts = split(model, header["cut"], at_home(sample, model), logits=logits)
         fingerprint = parts.fingerprint()
     if fingerprint != header["fingerprint"]:
