@@ -33,12 +33,11 @@ def test_the_head_of_one_is_linear_and_that_of_the_other_is_not():
     assert halfway(small_cnn(10).head, first, second) > 1e-2
 
 
-def test_the_grid_is_the_map_itself_for_28_pixels():
+def test_the_grid_averages_two_by_two_of_28_pixels():
     network = small_cnn(10).eval()
-    images = torch.randn(3, 1, 28, 28)
-    before = network.stage3[:-1](network.stage2(network.stage1(images)))
-    assert before.shape == (3, 64, 7, 7)
-    assert torch.equal(network.stage3[-1](before), before)
+    before = network.stage3[:-1](network.stage2(network.stage1(torch.randn(3, 1, 28, 28))))
+    assert before.shape == (3, 64, 14, 14)
+    torch.testing.assert_close(network.stage3[-1](before), nn.functional.avg_pool2d(before, 2))
 
 
 @pytest.mark.parametrize(
