@@ -102,8 +102,8 @@ def interpret(
         notes = found.notes
         if not alone and not choice.rows and found.coverage > MOST_COVERAGE:
             notes += (
-                f"it covers {found.coverage:.1%} of its predicted class and says little more than that: an earlier cut, "
-                "or cut='auto', may say more",
+                f"it covers {found.coverage:.1%} of its predicted class and says little more than that: an earlier "
+                "cut, or cut='auto', may say more",
             )
         return replace(found, cuts=choice.rows, notes=notes)
 

@@ -21,7 +21,11 @@ from fulgurite.plugins.files import replacing
 FORMAT = "fulgurite-representative-interpretation"
 VERSION = 1
 _TENSORS = ("members", "distances", "image", "anchor")
-_LIVE = ("planes", "split", *_TENSORS)
+_PLAIN = tuple(
+    field.name
+    for field in fields(Interpretation)
+    if field.name not in ("planes", "split", "fingerprint", "cuts", *_TENSORS)
+)
 
 
 def to_dict(found: Interpretation) -> dict[str, Any]:
@@ -101,18 +105,37 @@ def load(
         ...     print(error)
         cannot read the interpretation /no/such/file.pt: No such file or directory
     """
-    header, state = _read(Path(path))
-    tensors = state["tensors"]
-    sample = tensors["image"][None] if images is None else images
+    values, fingerprint = _read(Path(path))
+    sample = values["image"][None] if images is None else images
     with looking_into(model):
-        parts = split(model, header["cut"], at_home(sample, model), logits=logits)
-        fingerprint = parts.fingerprint()
-    if fingerprint != header["fingerprint"]:
+        parts = split(model, values["cut"], at_home(sample, model), logits=logits)
+        found = parts.fingerprint()
+    if found != fingerprint:
         raise ValueError(
             f"{os.fspath(path)} was made with another model, or other weights: expected those whose fingerprint is "
-            f"{header['fingerprint'][:12]}…, got {fingerprint[:12]}…"
+            f"{fingerprint[:12]}…, got {found[:12]}…"
         )
-    values = {field.name: header[field.name] for field in fields(Interpretation) if field.name in header}
+    return Interpretation(**values, fingerprint=fingerprint, split=parts)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """All that a file says, but for the live model's part, and the fingerprint of that model."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        header = json.loads(state["header"])
+        known = (header.get("format"), header.get("version"))
+        if known != (FORMAT, VERSION):
+            raise ValueError(f"got {known[0]!r} of version {known[1]}; expected {FORMAT!r} of version {VERSION}")
+        return _values(header, state), header["fingerprint"]
+    except OSError as error:
+        raise ValueError(f"cannot read the interpretation {path}: {error.strerror}") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} is no saved interpretation: {lines[0]}") from None
+
+
+def _values(header: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    values = {name: header[name] for name in _PLAIN}
     values |= {name: _number_back(values[name]) for name in ("coverage", "purity", "agreement")}
     values["grades"] = {grade: _number_back(value) for grade, value in values["grades"].items()}
     if values["label_mix"] is not None:
@@ -121,31 +144,12 @@ def load(
     values["cuts"] = tuple(
         CutRow(**{**row, "shape": None if row["shape"] is None else tuple(row["shape"])}) for row in header["cuts"]
     )
-    return Interpretation(
-        **values,
-        planes=Planes.from_state_dict(state["planes"]),
-        split=parts,
-        **{name: tensors[name] for name in _TENSORS},
-    )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        header = json.loads(state["header"])
-    except OSError as error:
-        raise ValueError(f"cannot read the interpretation {path}: {error.strerror}") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no saved interpretation: {error}".splitlines()[0]) from None
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is {header.get('format')}, version {header.get('version')}; expected {FORMAT}, version {VERSION}"
-        )
-    return header, state
+    values["planes"] = Planes.from_state_dict(state["planes"])
+    return values | {name: state["tensors"][name] for name in _TENSORS}
 
 
 def _plain(found: Interpretation) -> dict[str, Any]:
-    values = {field.name: getattr(found, field.name) for field in fields(found) if field.name not in (*_LIVE, "cuts")}
+    values = {name: getattr(found, name) for name in (*_PLAIN, "fingerprint")}
     values["grades"] = {grade: number(value) for grade, value in found.grades.items()}
     values["notes"] = list(found.notes)
     if found.label_mix is not None:

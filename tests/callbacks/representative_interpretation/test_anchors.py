@@ -1,0 +1,76 @@
+"""Several images share a pass over the reference, and come to the same as one by one."""
+
+import pytest
+import torch
+
+from fulgurite.callbacks.representative_interpretation import anchors as module
+from fulgurite.callbacks.representative_interpretation.anchors import (
+    Options,
+    anchors_of,
+    interpret_anchors,
+    interpret_in_blocks,
+)
+from fulgurite.callbacks.representative_interpretation.cut import split
+from fulgurite.callbacks.representative_interpretation.reference import Reference
+
+INDEX = [0, 7, 20, 33]
+
+
+@pytest.fixture(scope="module")
+def images(shapes):
+    return shapes(200, seed=1)[0]
+
+
+@pytest.fixture(scope="module")
+def parts(fitted, images):
+    return split(fitted, "0.2", images[:16])
+
+
+@pytest.fixture(scope="module")
+def one_by_one(images, parts):
+    reference = Reference(images)
+    return [interpret_anchors(reference, parts, anchors_of(reference, parts, [i]), Options(8))[0] for i in INDEX]
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "block"), [(10**9, 1), (0, 1), (0, 10**9), (0, 3 * 8 * 8 * (2 * 8 * 144 + 200))]
+)
+def test_in_one_pass_or_in_several(images, parts, one_by_one, most_bytes, block, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", block)
+    reference = Reference(images, most_bytes=most_bytes)
+    reference.read(parts)
+    sizes = []
+    found = interpret_in_blocks(
+        reference, parts, anchors_of(reference, parts, INDEX), Options(8), until=lambda found: sizes.append(len(found))
+    )
+    assert sizes == ([1, 2, 3, 4] if most_bytes or block == 1 else [4] if block == 10**9 else [3, 4])
+    assert [one.to_dict() for one in found] == [one.to_dict() for one in one_by_one]
+    assert [one.reference_index for one in found] == INDEX
+
+
+def test_stopping_early(images, parts):
+    reference = Reference(images)
+    anchors = anchors_of(reference, parts, INDEX)
+    assert len(interpret_in_blocks(reference, parts, anchors, Options(8), until=lambda found: len(found) == 2)) == 2
+
+
+def test_images_of_earlier_groups_count_no_more(images, parts, one_by_one):
+    reference = Reference(images)
+    (anchor,) = anchors_of(reference, parts, [0])
+    first = one_by_one[0]
+    gone = torch.zeros(200, dtype=torch.bool)
+    gone[first.members[first.members != 0][:10]] = True
+    gone &= reference.predicted == first.label
+    (second,) = interpret_anchors(reference, parts, [module.replace(anchor, gone=gone)], Options(8))
+    assert not set(second.members.tolist()) & set(gone.nonzero().flatten().tolist())
+    assert second.class_size == first.class_size
+    assert second.own <= first.class_size - int(gone.sum())
+
+
+def test_planes_are_kept_on_the_cpu_and_features_apart(images, parts):
+    reference = Reference(images)
+    (found,) = interpret_anchors(reference, parts, anchors_of(reference, parts, [3]), Options(8))
+    assert found.planes.weight.dtype == torch.float64
+    assert found.planes.weight.device.type == "cpu"
+    # A view would keep the whole reference's feature maps alive.
+    assert found.anchor.untyped_storage().nbytes() < 2 * found.anchor.numel() * 4
