@@ -45,7 +45,8 @@ def _nearest(reference: Reference, split: Split, groups: Mapping[int, Tensor]) -
     membership = torch.stack(list(groups.values())).double()
     means: Tensor | None = None
     for part, features in reference.features(split):
-        total = membership[:, part].to(features.device) @ _rows(features)
+        rows = _rows(features)
+        total = membership[:, part].to(rows.device) @ rows
         means = total if means is None else means + total
     assert means is not None
     means = means / membership.sum(dim=1, keepdim=True).to(means.device)
@@ -61,4 +62,5 @@ def _nearest(reference: Reference, split: Split, groups: Mapping[int, Tensor]) -
 
 
 def _rows(features: Tensor) -> Tensor:
-    return features.flatten(1).double()
+    rows = features.flatten(1)
+    return (rows.cpu() if rows.device.type == "mps" else rows).double()  # Metal has no float64
