@@ -83,7 +83,7 @@ def anchors_of(reference: Reference, split: Split, index: Sequence[int]) -> list
         >>> [anchor.index for anchor in anchors_of(Reference(images), split(net, "0", images), [2, 0])]
         [2, 0]
     """
-    features = reference.take(split, torch.as_tensor(index, dtype=torch.long)).clone()
+    features = reference.take(split, torch.as_tensor(index, dtype=torch.long))
     predicted = reference.predicted
     return [
         Anchor(reference.images[number], psi, int(predicted[number]), number)
@@ -246,8 +246,9 @@ def _conclude(
         seconds=0.0,
         seed=options.seed,
         notes=tuple(notes),
-        image=anchor.image.detach().cpu(),
-        anchor=anchor.features.detach().cpu(),
+        # Copies: views would keep all images and feature maps that they are of alive.
+        image=anchor.image.detach().cpu().clone(),
+        anchor=anchor.features.detach().cpu().clone(),
         split=split,
         fingerprint=reference.fingerprint,
     )

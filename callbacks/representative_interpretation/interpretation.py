@@ -12,7 +12,12 @@ from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, cut_table
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps, heatmaps
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
-from fulgurite.callbacks.representative_interpretation.reference import at_home, checked_images, looking_into
+from fulgurite.callbacks.representative_interpretation.reference import (
+    at_home,
+    checked_images,
+    checked_labels,
+    looking_into,
+)
 
 _BATCH = 256
 _T = TypeVar("_T")
@@ -189,9 +194,10 @@ class Interpretation:
             return self.planes.same_side(features).all(dim=1), logits.argmax(dim=1) == self.label
 
         covered, mine = map(torch.cat, zip(*self._each(images, sides), strict=True))
+        truth = checked_labels(labels, len(covered))
         accuracy = None
-        if labels is not None and bool(covered.any()):
-            accuracy = float((torch.as_tensor(labels).cpu()[covered] == self.label).double().mean())
+        if truth is not None and bool(covered.any()):
+            accuracy = float((truth[covered] == self.label).double().mean())
         return Evaluation(len(covered), int(mine.sum()), int(covered.sum()), int((covered & mine).sum()), accuracy)
 
     def to_dict(self) -> dict[str, Any]:

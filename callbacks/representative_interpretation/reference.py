@@ -69,7 +69,7 @@ class Reference:
             raise ValueError(f"got batch_size={batch_size}; expected 1 or more")
         pixels, found = _gather(images, batch_size, seed)
         self.images = checked_images(pixels, "the reference")
-        self.labels = _checked_labels(found if labels is None else labels, len(self.images))
+        self.labels = checked_labels(found if labels is None else labels, len(self.images))
         self.batch_size = batch_size
         self.most_bytes = most_bytes
         self.cuts: tuple[CutRow, ...] = ()
@@ -246,7 +246,16 @@ def checked_images(images: object, what: str) -> Tensor:
         return images.clone() if images.is_inference() else images.detach()
 
 
-def _checked_labels(labels: Tensor | None, images: int) -> Tensor | None:
+def checked_labels(labels: Tensor | None, images: int) -> Tensor | None:
+    """True classes as int64 on the CPU; ``None`` stays.
+
+    Raises:
+        ValueError: not a whole number for each image.
+
+    Example:
+        >>> checked_labels(torch.tensor([1, 0], dtype=torch.uint8), 2)
+        tensor([1, 0])
+    """
     if labels is None:
         return None
     labels = torch.as_tensor(labels)

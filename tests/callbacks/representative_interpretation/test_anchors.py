@@ -69,8 +69,9 @@ def test_images_of_earlier_groups_count_no_more(images, parts, one_by_one):
 
 def test_planes_are_kept_on_the_cpu_and_features_apart(images, parts):
     reference = Reference(images)
-    (found,) = interpret_anchors(reference, parts, anchors_of(reference, parts, [3]), Options(8))
+    found, _ = interpret_anchors(reference, parts, anchors_of(reference, parts, [3, 4]), Options(8))
     assert found.planes.weight.dtype == torch.float64
     assert found.planes.weight.device.type == "cpu"
     # A view would keep the whole reference's feature maps alive.
-    assert found.anchor.untyped_storage().nbytes() < 2 * found.anchor.numel() * 4
+    for kept in (found.anchor, found.image, found.planes.weight, found.planes.point):
+        assert kept.untyped_storage().nbytes() == kept.numel() * kept.element_size()

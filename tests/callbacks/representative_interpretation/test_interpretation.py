@@ -74,6 +74,8 @@ def test_evaluation(found, unseen, sides, fitted):
     assert held_out.purity == held_out.own_covered / held_out.covered
     assert held_out.accuracy == pytest.approx(float((labels[inside] == found.label).double().mean()))
     assert found.evaluate(images).accuracy is None
+    with pytest.raises(ValueError, match="for 280 images; expected a whole number for each"):
+        found.evaluate(images, labels[:3])
     nothing = Evaluation(images=3, own=0, covered=0, own_covered=0, accuracy=None)
     assert nothing.coverage != nothing.coverage
     assert nothing.purity != nothing.purity
