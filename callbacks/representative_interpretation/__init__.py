@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from fulgurite.callbacks.representative_interpretation.groups import interpret_classes as interpret_classes
     from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation as Interpretation
     from fulgurite.callbacks.representative_interpretation.interpreting import interpret as interpret
+    from fulgurite.callbacks.representative_interpretation.reference import Reference as Reference
 
 _HOMES = {
     "CutError": "fulgurite.callbacks.representative_interpretation.cut",
     "DegenerateCutWarning": "fulgurite.callbacks.representative_interpretation.auto_cut",
     "Groups": "fulgurite.callbacks.representative_interpretation.groups",
     "Interpretation": "fulgurite.callbacks.representative_interpretation.interpretation",
+    "Reference": "fulgurite.callbacks.representative_interpretation.reference",
     "RepresentativeInterpretation": "fulgurite.callbacks.representative_interpretation.callback",
     "interpret": "fulgurite.callbacks.representative_interpretation.interpreting",
     "interpret_classes": "fulgurite.callbacks.representative_interpretation.groups",
@@ -28,6 +30,7 @@ __all__ = [
     "DegenerateCutWarning",
     "Groups",
     "Interpretation",
+    "Reference",
     "RepresentativeInterpretation",
     "interpret",
     "interpret_classes",
