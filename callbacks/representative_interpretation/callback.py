@@ -42,8 +42,8 @@ class RepresentativeInterpretation(pl.Callback):
     images. Without a validation loop they come from the first training epoch.
 
     Two *alarms* say which groups to look at: one whose members have several true classes, and one that hangs on a
-    small spot of the picture, which makes other images into its class when pasted into them. They are on the page, in
-    the numbers and, after a full pass, warnings.
+    small spot of the picture, where many members and few others have the same pixels, which make other images into its
+    class when pasted into them. They are on the page, in the numbers and, after a full pass, warnings.
 
     The report lies in ``<log dir>/representative_interpretation/``: ``report.html``, ``groups.json``, ``groups.png``
     and ``history.png``, rewritten by every pass. Pictures go to TensorBoard and Weights & Biases and numbers, as
@@ -64,7 +64,8 @@ class RepresentativeInterpretation(pl.Callback):
         groups_per_class: groups of a predicted class in a full pass.
         max_classes: interpret the predicted classes of the most images, so many at most.
         every_n_epochs: make light passes every so many epochs; 0: none.
-        time_budget: seconds that a pass may take; what it leaves no time for is left out.
+        time_budget: seconds that a full pass may take, and four times what a light one may; what it leaves no time for
+            is left out, with a note. A group that has been begun is finished.
         maps: kind of heat maps: ``channel``, the paper's, or ``elementwise``.
         network: name of the submodule that makes logits out of images; ``None``: the module itself, by ``forward``.
         images_fn: from a batch, as the module's step gets it, to the images (B, C, H, W) that the network gets, or to
@@ -372,7 +373,7 @@ class RepresentativeInterpretation(pl.Callback):
             step=trainer.global_step,
             full=full,
             cut=self.cut if full or self._light_cut is None else self._light_cut,
-            time_budget=self.time_budget,
+            time_budget=self.time_budget if full else self.time_budget / 4,
             class_names=self._names(trainer),
             before=before,
             **options,

@@ -1,16 +1,14 @@
 """What should make a person look twice at a group: true classes that mix in it, and one spot that decides alone."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fulgurite.callbacks.representative_interpretation.views import HOT, View
+from fulgurite.callbacks.representative_interpretation.views import View
 
 if TYPE_CHECKING:
     from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 
-TURNED = 0.8  # a tenth of a picture that turns so many others into its class has decided for the whole picture
 _LEAST_ODD = 3  # so few members of another class that one or two mistakes of the network are no alarm
 Kind = Literal["mixed", "spot"]
 
@@ -43,10 +41,9 @@ def find_clues(views: Sequence[View], *, alarm: float, name: Callable[[int], str
 
     A group whose commonest true label holds less than the share ``alarm`` of its members, three or more others apart,
     is *mixed*: the network treats images of several classes alike, by something that they share and their classes do
-    not. A *spot* is a tenth of the picture at an edge or in a corner, the same in all members, where the group's maps
-    are hottest, and which turns four in five images of other predictions into the group's class when a member's pixels
-    are pasted there: what decides is small and stands in a fixed place, as a watermark, a border or a scanner's text
-    do. In the middle, where the thing itself is in most pictures, a spot is no alarm.
+    not. A *spot* is a small part of the picture at an edge or in a corner in which many members and few others have the
+    same pixels, and which makes images of other predictions into this one when it is pasted into them
+    (:func:`~fulgurite.callbacks.representative_interpretation.spots.find_spot`).
 
     Args:
         views: the groups.
@@ -68,14 +65,14 @@ def find_clues(views: Sequence[View], *, alarm: float, name: Callable[[int], str
                 "share, it may be no part of the thing itself"
             )
             clues.append(Clue("mixed", found.label, view.number, 1 - found.label_purity, text))
-        if not math.isnan(view.turned) and view.turned >= TURNED and view.place.endswith(("corner", "edge")):
-            elsewhere = "" if math.isnan(view.mass_elsewhere) else f" ({view.mass_elsewhere:.0%} of other groups' maps)"
+        spot = view.spot
+        if spot.decides:
             text = (
-                f"{group} hangs on {view.place}: {view.mass:.0%} of its maps lie in the same {HOT:.0%} of the pixels"
-                f"{elsewhere}. Pasted into images of other classes, one member's pixels there turn "
-                f"{view.turned:.0%} of them into {name(found.label)}"
+                f"{group} hangs on {spot.place}: {spot.alike:.0%} of its images have the same pixels there "
+                f"({spot.where.mean():.0%} of the picture), and so have {spot.alike_elsewhere:.0%} of other "
+                f"predictions. Pasted into these, they turn {spot.turned:.0%} of them into {name(found.label)}"
             )
-            clues.append(Clue("spot", found.label, view.number, view.turned, text))
+            clues.append(Clue("spot", found.label, view.number, spot.turned, text))
     return tuple(sorted(clues, key=lambda clue: -clue.strength))
 
 

@@ -14,7 +14,7 @@ from fulgurite.callbacks.representative_interpretation.clues import group_name
 from fulgurite.callbacks.representative_interpretation.drift import Snapshot
 from fulgurite.callbacks.representative_interpretation.figures import draw_history
 from fulgurite.callbacks.representative_interpretation.pixels import as_uri, coloured, contrast
-from fulgurite.callbacks.representative_interpretation.views import HOT, KEPT, Shown, View
+from fulgurite.callbacks.representative_interpretation.views import KEPT, Shown, View
 from fulgurite.callbacks.representative_interpretation.wording import percent
 from fulgurite.callbacks.seqpoint.page import inline_svg
 
@@ -195,7 +195,7 @@ def _numbers(survey: "Survey") -> str:
     tested = bool(survey.held_out)
     head = ["group", "coverage", "strangers", "purity", "planes", "exact", "signs agree"]
     head += ["gap to optimum"] * exact + ["held-out coverage", "held-out purity"] * tested
-    head += ["label purity"] * labelled + [f"drop at {KEPT:.0%}", "rise", f"maps in {HOT:.0%} spot", "turned"]
+    head += ["label purity"] * labelled + [f"drop at {KEPT:.0%}", "rise", "maps in spot", "turned"]
     rows, kinds = [], []
     numbers: dict[int, int] = {}
     for index, found in enumerate(survey.groups):
@@ -211,7 +211,7 @@ def _numbers(survey: "Survey") -> str:
         if labelled:
             row.append("" if found.label_purity is None else percent(found.label_purity))
         view = views.get((found.label, number))
-        seen = [math.nan] * 4 if view is None else [view.drop, view.increase, view.mass, view.turned]
+        seen = [math.nan] * 4 if view is None else [view.drop, view.increase, view.mass, view.spot.turned]
         rows.append([*row, *map(percent, seen)])
         kinds.append("alarmed" if (found.label, number) in alarmed else "")
     return _table(head, rows, kinds)

@@ -77,6 +77,18 @@ def place_of(spot: NDArray[np.bool_]) -> str:
     return _NAMES[most // 3][most % 3] if counts[most] * 2 >= len(rows) else "several parts of the picture"
 
 
+def is_at_edge(spot: NDArray[np.bool_]) -> bool:
+    """Whether pixels lie together at an edge or in a corner.
+
+    Example:
+        >>> spot = np.zeros((9, 9), dtype=bool)
+        >>> spot[7:, 7:] = True
+        >>> is_at_edge(spot), is_at_edge(~spot)
+        (True, False)
+    """
+    return place_of(spot).endswith(("edge", "corner"))
+
+
 def coloured(heat: NDArray[np.floating]) -> NDArray[np.uint8]:
     """A map (h, w) as a layer of colour (h, w, 4): see-through where it is 0, red and nearly opaque where it is 1.
 

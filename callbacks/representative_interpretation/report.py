@@ -90,8 +90,8 @@ def to_json(survey: "Survey", history: Sequence[Snapshot], *, notes: Sequence[st
             {
                 "label": view.found.label,
                 "group": view.number,
-                "place": view.place,
-                **{n: getattr(view, n) for n in ("mass", "mass_elsewhere", "turned", "drop", "increase")},
+                **{n: getattr(view, n) for n in ("mass", "mass_elsewhere", "drop", "increase")},
+                "spot": {n: getattr(view.spot, n) for n in ("place", "decides", "turned", "alike", "alike_elsewhere")},
             }
             for view in survey.views
         ],

@@ -173,7 +173,7 @@ def survey(
             logits=reference.logits.float(),
             classify=classify,
             images_shown=8 if full else 6,
-            tried=256 if full else 64,
+            tried=128,
             deadline=start + time_budget,
             seed=seed,
         )
@@ -281,7 +281,7 @@ def _values(
         "alarms": float(len(clues)),
         "mixed_groups": float(sum(clue.kind == "mixed" for clue in clues)),
         "spots": float(sum(clue.kind == "spot" for clue in clues)),
-        "turned": max((view.turned for view in views if not math.isnan(view.turned)), default=math.nan),
+        "turned": max((t for view in views if not math.isnan(t := view.spot.turned)), default=math.nan),
         "jaccard": mean_jaccard(pairs),
         "drift": 1 - mean_jaccard(pairs),
     }

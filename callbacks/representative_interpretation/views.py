@@ -12,18 +12,17 @@ from torch import Tensor
 
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps, heatmaps
 from fulgurite.callbacks.representative_interpretation.masking import average_drop, average_increase, keep_top
-from fulgurite.callbacks.representative_interpretation.pixels import Scale, hottest, place_of
+from fulgurite.callbacks.representative_interpretation.pixels import Scale
 from fulgurite.callbacks.representative_interpretation.reference import at_home
 from fulgurite.callbacks.representative_interpretation.sampling import Sample
+from fulgurite.callbacks.representative_interpretation.spots import Spot, evenly, find_spot
 
 if TYPE_CHECKING:
     from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 
 Role = Literal["centre", "member", "odd", "left out", "pasted"]
-HOT = 0.1  # share of the pixels that is called a group's spot: where its maps are hottest
 KEPT = 0.2  # share of the pixels kept for average drop and increase, as in the paper's table
 _BATCH = 64
-_GIVERS, _PASTED = 8, 4
 _MAPPED = 48  # members whose maps are averaged: more do not change the mean that one sees
 
 
@@ -59,18 +58,14 @@ class View:
         found: the interpretation.
         number: of the group in its class, from 0.
         shown: images, by role and then by semantic distance.
-        mean_map: (H, W), mean of the maps over members, adding up to 1 (or all 0); of that kind, channel or
-            elementwise, whose spot turns more images.
+        mean_map: (H, W), mean of the maps over members, adding up to 1 (or all 0).
         mean_members: (H, W, 3) uint8, mean of all members.
         mean_rest: (H, W, 3) uint8, mean of the other images of the same prediction; ``None`` without any.
-        spot: (H, W) bool, the tenth of the pixels where the mean map is hottest.
-        place: where the spot lies, in words.
-        mass: share of the mean map within the spot; 0.1 for a map that is the same everywhere.
+        spot: where the maps are hottest, or a small part at an edge that decides by itself.
+        mass: share of the mean map within the spot.
         mass_elsewhere: share of the other groups' mean maps within the same spot; nan without other groups.
-        turned: share of images of other predictions that turn into this class once the spot's pixels of one member
-            are pasted into them, the highest of a few members; nan where it was not tried.
-        pasted: a few of these images, with the spot in them, and the map on them; all else that is said of one was so
-            before.
+        pasted: a few images that the spot turned into the class, with the spot in them; all else that is said of one
+            was so before.
         drop: mean relative loss of the class's probability when only the hottest fifth of a member is kept.
         increase: share of members whose probability rises.
     """
@@ -81,11 +76,9 @@ class View:
     mean_map: NDArray[np.float64]
     mean_members: NDArray[np.uint8]
     mean_rest: NDArray[np.uint8] | None
-    spot: NDArray[np.bool_]
-    place: str
+    spot: Spot
     mass: float
     mass_elsewhere: float
-    turned: float
     pasted: tuple[Shown, ...]
     drop: float
     increase: float
@@ -98,7 +91,7 @@ def look(
     logits: Tensor,
     classify: Callable[[Tensor], Tensor],
     images_shown: int = 8,
-    tried: int = 256,
+    tried: int = 128,
     deadline: float = float("inf"),
     seed: int = 0,
 ) -> tuple[View, ...]:
@@ -110,7 +103,7 @@ def look(
         logits: (N, C) of the sample.
         classify: from images to logits, (B, C) on the CPU; leaves no trace in the model.
         images_shown: near members in each view; about half as many others join them.
-        tried: images of other classes with a spot pasted into them.
+        tried: images of other classes that a spot is pasted into.
         deadline: in seconds of :func:`time.monotonic`; groups that it leaves no time for have no view.
         seed: of the private random numbers.
     """
@@ -127,12 +120,9 @@ def look(
     views = []
     for group, one in enumerate(drawn):
         chance = np.random.default_rng([seed, 2, group])
-        # Either kind of map may miss what the other shows; pasting tells which spot decides.
-        kinds = {kind: hottest(one.mean_maps[kind], HOT) for kind in get_args(Maps)}
-        tries = {kind: one.paste(spot, classify, tried // 2, chance) for kind, spot in kinds.items()}
-        kind = max(tries, key=lambda kind: (np.nan_to_num(tries[kind].turned, nan=-1.0), kind == one.found.maps))
-        mean_map, spot = one.mean_maps[kind], kinds[kind]
-        elsewhere = [float(other.mean_maps[kind][spot].sum()) for other in drawn if other is not one]
+        spot = one.spot(classify, tried, chance)
+        mean_map = one.mean_maps[spot.kind]
+        elsewhere = [float(other.mean_maps[spot.kind][spot.where].sum()) for other in drawn if other is not one]
         drop, increase = one.masked(logits, classify)
         views.append(
             View(
@@ -143,25 +133,14 @@ def look(
                 mean_members=scale.pixels(_mean(sample.images, one.members)),
                 mean_rest=scale.pixels(_mean(sample.images, one.rest)) if len(one.rest) else None,
                 spot=spot,
-                place=place_of(spot),
-                mass=float(mean_map[spot].sum()),
+                mass=float(mean_map[spot.where].sum()),
                 mass_elsewhere=float(np.mean(elsewhere)) if elsewhere else float("nan"),
-                turned=tries[kind].turned,
-                pasted=tuple(one.show_pasted(tries[kind], scale)),
+                pasted=tuple(one.show_pasted(spot, scale)),
                 drop=drop,
                 increase=increase,
             )
         )
     return tuple(views)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pasted:
-    """What a member's spot did to images of other predictions."""
-
-    turned: float
-    takers: Tensor
-    images: Tensor
 
 
 class _Drawn:
@@ -178,7 +157,7 @@ class _Drawn:
         self.strangers = torch.nonzero((predicted != found.label) & ~inside).flatten()
         self.distance = torch.as_tensor(found.distances).cpu()
         self.near = self.members[torch.argsort(self.distance, stable=True)]
-        every = _evenly(self.near, _MAPPED)
+        every = evenly(self.near, _MAPPED)
         self._chosen = self._choose(images_shown)
         wanted = torch.cat([every, *(index for _, index in self._chosen)]).unique()
         size = (int(sample.images.shape[-2]), int(sample.images.shape[-1]))
@@ -204,8 +183,8 @@ class _Drawn:
         centre = self.found.reference_index
         first = torch.tensor([] if centre is None else [centre], dtype=torch.int64)
         near = near[~torch.isin(near, first)][: max(0, count - len(first))]
-        odd = _evenly(odd[~torch.isin(odd, first)], max(1, count // 2))
-        return [("centre", first), ("member", near), ("odd", odd), ("left out", _evenly(self.rest, count // 2))]
+        odd = evenly(odd[~torch.isin(odd, first)], max(1, count // 2))
+        return [("centre", first), ("member", near), ("odd", odd), ("left out", evenly(self.rest, count // 2))]
 
     def show(self, scale: Scale) -> list[Shown]:
         """The chosen images."""
@@ -236,34 +215,26 @@ class _Drawn:
         full = logits[own]
         return average_drop(full, kept, self.found.label), average_increase(full, kept, self.found.label)
 
-    def paste(
-        self,
-        spot: NDArray[np.bool_],
-        classify: Callable[[Tensor], Tensor],
-        tried: int,
-        chance: np.random.Generator,
-    ) -> _Pasted:
-        """Paste the spot's pixels of a few members into strangers; what came of the member that turned most of them."""
-        own = self.near[self.predicted[self.near] == self.found.label]
-        if not len(self.strangers) or not len(own) or not spot.any():
-            return _Pasted(float("nan"), own[:0], self.sample.images[:0])
-        mask = torch.from_numpy(spot)
-        givers = self.sample.images[_evenly(own, _GIVERS)][..., mask]
-        drawn = chance.permutation(len(self.strangers))[: max(1, tried // len(givers))]
-        takers = self.strangers[torch.from_numpy(drawn)]
-        pasted = self.sample.images[takers][None].repeat(len(givers), *[1] * self.sample.images.ndim)
-        pasted[..., mask] = givers[:, None]
-        turned = (classify(pasted.flatten(0, 1)).argmax(1) == self.found.label).view(len(givers), -1)
-        best = int(turned.sum(1).argmax())
-        shown = torch.nonzero(turned[best]).flatten()[:_PASTED]
-        return _Pasted(float(turned[best].double().mean()), takers[shown], pasted[best, shown])
+    def spot(self, classify: Callable[[Tensor], Tensor], tried: int, chance: np.random.Generator) -> Spot:
+        """The spot that a person should know of."""
+        return find_spot(
+            self.mean_maps,
+            self.found.maps,
+            self.sample.images,
+            members=self.near[self.predicted[self.near] == self.found.label],
+            strangers=self.strangers,
+            label=self.found.label,
+            classify=classify,
+            tried=tried,
+            chance=chance,
+        )
 
-    def show_pasted(self, pasted: _Pasted, scale: Scale) -> list[Shown]:
+    def show_pasted(self, spot: Spot, scale: Scale) -> list[Shown]:
         """The images that turned, with the group's map on them."""
-        if not len(pasted.takers):
+        if not len(spot.takers):
             return []
-        size = (int(pasted.images.shape[-2]), int(pasted.images.shape[-1]))
-        features = self.found.split.features(at_home(pasted.images, self.found.split.model)).cpu()
+        size = (int(spot.pasted.shape[-2]), int(spot.pasted.shape[-1]))
+        features = self.found.split.features(at_home(spot.pasted, self.found.split.model)).cpu()
         heats = heatmaps(self.found.planes, features, maps=self.found.maps, size=size).float().numpy()
         labels = self.sample.labels
         return [
@@ -276,15 +247,8 @@ class _Drawn:
                 None if labels is None else int(labels[index]),
                 float("inf"),
             )
-            for index, image, heat in zip(pasted.takers.tolist(), pasted.images, heats, strict=True)
+            for index, image, heat in zip(spot.takers.tolist(), spot.pasted, heats, strict=True)
         ]
-
-
-def _evenly(index: Tensor, count: int) -> Tensor:
-    """At most ``count`` of the indices, spread evenly."""
-    if len(index) <= count:
-        return index
-    return index[torch.linspace(0, len(index) - 1, count).round().long()]
 
 
 def _mean(images: Tensor, index: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from fulgurite.callbacks.representative_interpretation.views import HOT, KEPT
+from fulgurite.callbacks.representative_interpretation.spots import HOT
+from fulgurite.callbacks.representative_interpretation.views import KEPT
 from fulgurite.callbacks.seqpoint.headline import Tile
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ WORDS = {
     "label purity": "share of a group's images that have its commonest true label",
     "drop": f"what the class's probability loses, of all it has, when only the hottest {KEPT:.0%} of an image are kept "
     "and the rest is 0; rise: share of images for which it does not lose but gains",
-    "spot": f"the {HOT:.0%} of the pixels, the same for all images, where a group's maps are hottest on average",
+    "spot": f"the {HOT:.0%} of the pixels, the same for all images, where a group's maps are hottest on average; or a "
+    "smaller part at an edge in which many members, and few others, are the same, and which the network goes by",
     "turned": "share of images of other predictions that turn into the group's class when the spot's pixels of one "
     "member are pasted into them, the highest of a few members",
     "distance": "semantic distance from the image that the group was found from: how differently the chosen planes "
@@ -103,13 +105,16 @@ def about_view(survey: "Survey", view: "View") -> str:
 
 def about_spot(view: "View") -> str:
     """Where a group's maps lie, and what pasting the spot does."""
-    if not view.spot.any():
+    spot = view.spot
+    if not spot.where.any():
         return "Its maps are empty."
-    text = f"{view.mass:.0%} of its maps lie in {HOT:.0%} of the pixels, in {view.place}"
+    text = f"{view.mass:.0%} of its maps lie in {spot.where.mean():.0%} of the pixels, in {spot.place}"
     if not math.isnan(view.mass_elsewhere):
         text += f" (other groups: {view.mass_elsewhere:.0%})"
-    if not math.isnan(view.turned):
-        text += f"; pasted into other images, they turn up to {view.turned:.0%}"
+    if spot.decides:
+        text += f", where {spot.alike:.0%} of its images are the same"
+    if not math.isnan(spot.turned):
+        text += f"; pasted into other images, these pixels turn {spot.turned:.0%}"
     return text + "."
 
 

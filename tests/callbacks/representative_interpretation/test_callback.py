@@ -311,7 +311,7 @@ def test_the_planted_spot_is_exposed(tmp_path, fooled, make_network, shapes):
     view = next(one for one in callback.survey.views if (one.found.label, one.number) == (clue.label, clue.number))
     patched = callback.survey.sample.images[:, 0, -3:, -3:].mean((1, 2)) > 0.9
     assert patched[view.found.members].sum() > 0.8 * patched.sum(), "the group holds the images with the patch"
-    assert view.mean_map[-4:, -4:].sum() > 2 * 16 / 144, "its maps lie on the patch"
+    assert view.mass > 1.5 * view.mass_elsewhere, "its maps lie on the patch"
     text = callback.report.read_text()
     assert 'class="group alarmed"' in text
     assert "taken for square once the spot is in them" in text
