@@ -54,6 +54,23 @@ def write_report(
 
     Raises:
         OSError: the folder cannot be made or written to.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torch import nn
+        >>> from fulgurite.callbacks.representative_interpretation.sampling import Sample
+        >>> from fulgurite.callbacks.representative_interpretation.survey import survey
+        >>> images = torch.rand(60, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+        >>> labels = (images[:, 0, :3].mean((1, 2)) > 0.5).long()
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> with torch.no_grad():
+        ...     for weight in net.parameters():
+        ...         _ = weight.copy_(torch.linspace(-1, 1, weight.numel()).view_as(weight))
+        >>> found = survey(net, Sample(images, labels, 60), boundaries=10)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = write_report(Path(folder), found, [found.snapshot])
+        ...     sorted(path.name for path in report.parent.iterdir())
+        ['groups.json', 'groups.png', 'report.html']
     """
     folder = Path(folder)
     page = render(survey, history, notes=notes)

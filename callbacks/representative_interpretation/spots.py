@@ -16,7 +16,8 @@ HOT = 0.1  # share of the pixels that is called a group's spot: where its maps a
 TURNED = 0.05  # one image in twenty that turns by pixels at an edge is more than the background that they should be
 _CORE = 0.03  # share of the pixels that a suspect is first sought by
 _ALIKE = 0.1  # mean difference, as a share of the pixels' range, up to which two images are the same in a spot
-_SHARED = 0.25  # so many more members than strangers have the same pixels there: no accident
+_SHARED, _RARE = 0.25, 0.1  # so many members at least, and strangers at most, have the same pixels there: no accident
+_FEWEST = 8  # members: of a handful, some are always alike somewhere
 _MEMBERS, _GIVERS, _PASTED = 128, 8, 4
 
 
@@ -84,6 +85,20 @@ def find_spot(
         classify: from images to logits (B, C).
         tried: so many images go through the network, about, for each thing that is tried.
         chance: private random numbers.
+
+    Example:
+        >>> images = torch.rand(80, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+        >>> images[:20, :, -3:, -3:] = 1.0
+        >>> def classify(images):  # class 1 where the corner is bright
+        ...     bright = images[:, 0, -3:, -3:].mean((1, 2)) > 0.9
+        ...     return torch.stack([~bright, bright], dim=1).float()
+        >>> maps = {"channel": np.full((12, 12), 1 / 144), "elementwise": np.full((12, 12), 1 / 144)}
+        >>> spot = find_spot(
+        ...     maps, "channel", images, members=torch.arange(20), strangers=torch.arange(20, 80), label=1,
+        ...     classify=classify, tried=60, chance=np.random.default_rng(0),
+        ... )  # fmt: skip
+        >>> spot.decides, spot.place, spot.turned, spot.alike
+        (True, 'the bottom right corner', 1.0, 1.0)
     """
     middle = hottest(mean_maps[usual], HOT)
     if not len(members) or not len(strangers) or not middle.any():
@@ -92,7 +107,8 @@ def find_spot(
     unlike = _unlike(images, members, strangers)
     for heat in (unlike, *mean_maps.values()):
         shared = _shared(images, heat, members, strangers)
-        if not is_at_edge(shared.where) or shared.alike - shared.alike_elsewhere < _SHARED:
+        shared_enough = shared.alike >= max(_SHARED, _FEWEST / len(members)) and shared.alike_elsewhere <= _RARE
+        if not shared_enough or not is_at_edge(shared.where):
             continue
         turned, takers, pasted = _paste(images, shared.where, shared.giver, chosen, label, classify)
         masses = {kind: float(mean_map[shared.where].sum()) for kind, mean_map in mean_maps.items()}

@@ -47,7 +47,7 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Everything that one pass found.
+    """Everything that one pass found; made by :func:`survey`.
 
     Attributes:
         groups: the groups, of :func:`~fulgurite.callbacks.representative_interpretation.interpret_classes`.
@@ -136,6 +136,16 @@ def survey(
     Raises:
         ValueError: images without height and width; and as
             :func:`~fulgurite.callbacks.representative_interpretation.interpret_classes`.
+
+    Example:
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> images = torch.rand(60, 1, 6, 6, generator=draw)
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> for weight in net.parameters():
+        ...     _ = nn.init.normal_(weight, std=0.5, generator=draw)
+        >>> found = survey(net, Sample(images, None, 60), boundaries=10, groups_per_class=2)
+        >>> len(found.views) == len(found.groups), 0 < found.snapshot.values["coverage"] <= 1, found.clues
+        (True, True, ())
     """
     start = time.monotonic()
     if sample.images.ndim not in (3, 4):

@@ -136,3 +136,25 @@ def test_colour_and_pictures_without_channels():
 def test_evenly_keeps_both_ends():
     assert evenly(torch.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
     assert evenly(torch.arange(3), 5).tolist() == [0, 1, 2]
+
+
+def test_ground_that_others_cover_is_no_spot():
+    """Members have nothing in the corner, half of the others have something there, and the network goes by that."""
+
+    def classify(images):
+        dark = images[:, 0, :4, :4].flatten(1).mean(1) < 0.1
+        middle = classify_by(MIDDLE)(images)[:, 1] > 0
+        return torch.stack([(~(dark & middle)).float(), (dark & middle).float()], dim=1)
+
+    images = pictures(160)
+    images[:, 0, :4, :4] = 0.0
+    images[60::2, 0, :4, :4] = pictures(50, seed=3)[:, 0, :4, :4]
+    images[:40, 0, 8:12, 8:12] = 1.0
+    assert not look(images, classify).decides
+
+
+@pytest.mark.parametrize(("count", "decides"), [(7, False), (8, True)])
+def test_a_handful_is_no_evidence(count, decides):
+    images = pictures(120)
+    images[:count, 0, :4, :4] = 1.0
+    assert look(images, classify_by(CORNER)).decides == decides
