@@ -203,6 +203,8 @@ def _conclude(
     rows, mine = off[counted].numpy(), own[counted].numpy()
     cover = greedy_cover(rows, mine, delta=options.delta)
     notes = _notes(own, sampled, options, cover.least)
+    if (narrow := anchor.features.dtype).itemsize < 4:
+        notes.append(f"the net computes in {_name(narrow)}: its classes are those of its head in {_name(split.dtype)}")
     gap = None
     if options.exact:
         best = optimal_cover(rows, mine, delta=options.delta, time_limit=_PATIENCE)
@@ -276,6 +278,10 @@ def _agreement(values: Tensor, planes: Planes, logits: Tensor) -> float:
         return float("nan")
     truth = logits[:, [planes.label]] >= logits[:, planes.rival.cpu()]
     return float(((values >= 0) == truth).double().mean())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, cut_table
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps, heatmaps
@@ -253,8 +254,8 @@ class Interpretation:
         with looking_into(model):
             if self.split.fingerprint() != self.fingerprint:
                 raise ValueError("the model's weights have changed since it was interpreted; interpret it anew")
-            for batch in images.split(_BATCH):
-                features, logits = self.split.predict(at_home(batch, model))
+            for first, batch in zip(range(0, len(images), _BATCH), images.split(_BATCH), strict=True):
+                features, logits = answers(self.split, at_home(batch, model), what="images", first=first)
                 found.append(measure(features.cpu(), logits.cpu()))
         return found
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.anchors import Anchor, Options, interpret_anchors
+from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.auto_cut import MOST_COVERAGE, cut_of, warn_if_degenerate
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
@@ -94,7 +95,7 @@ def interpret(
         images = as_reference(reference, labels=labels, batch_size=batch_size, seed=seed)
         image = _one(x, images)
         choice = cut_of(model, images, cut, options=options, logits=logits)
-        features, scores = choice.split.predict(at_home(image[None], model))
+        features, scores = answers(choice.split, at_home(image[None], model), what="x, as image")
         anchor = Anchor(image, features[0], int(scores.argmax()))
         (found,) = interpret_anchors(images, choice.split, [anchor], options)
         alone = found.class_size == len(images)

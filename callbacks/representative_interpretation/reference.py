@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
 from fulgurite.callbacks.representative_interpretation.untouched import untouched
@@ -100,7 +101,7 @@ class Reference:
 
     @property
     def logits(self) -> Tensor:
-        """(N, C), of the net that read these images last."""
+        """(N, C), of the net that read these images last; of one in half precision, its head's in full precision."""
         if self._logits is None:
             raise RuntimeError("no net has read this reference yet; call read(split) first")
         return self._logits
@@ -129,6 +130,9 @@ class Reference:
         Args:
             split: of the net; its weights are those that it was made with.
             source: what it was made from, for :meth:`split_for`.
+
+        Raises:
+            ValueError: logits that are not finite; which images have them.
         """
         if self._split is split:
             self._source = source or self._source
@@ -138,7 +142,7 @@ class Reference:
         kept: Tensor | None = None
         logits = []
         for part in self._parts():
-            features, scores = split.predict(self._batch(split, part))
+            features, scores = answers(split, self._batch(split, part), what="reference images", first=part.start)
             if part.start == 0 and features[0].numel() * features.element_size() * len(self) <= self.most_bytes:
                 kept = features.new_empty((len(self), *features.shape[1:]))
             if kept is not None:
