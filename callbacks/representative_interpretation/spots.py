@@ -18,6 +18,7 @@ _CORE = 0.03  # share of the pixels that a suspect is first sought by
 _ALIKE = 0.1  # mean difference, as a share of the pixels' range, up to which two images are the same in a spot
 _SHARED, _RARE = 0.25, 0.1  # so many members at least, and strangers at most, have the same pixels there: no accident
 _FEWEST = 8  # members: of a handful, some are always alike somewhere
+_LEAST = 4  # pixels: single ones are alike by chance
 _MEMBERS, _GIVERS, _PASTED = 128, 8, 4
 
 
@@ -108,7 +109,7 @@ def find_spot(
     for heat in (unlike, *mean_maps.values()):
         shared = _shared(images, heat, members, strangers)
         shared_enough = shared.alike >= max(_SHARED, _FEWEST / len(members)) and shared.alike_elsewhere <= _RARE
-        if not shared_enough or not is_at_edge(shared.where):
+        if not shared_enough or not is_at_edge(shared.where) or shared.where.sum() < _LEAST:
             continue
         turned, takers, pasted = _paste(images, shared.where, shared.giver, chosen, label, classify)
         masses = {kind: float(mean_map[shared.where].sum()) for kind, mean_map in mean_maps.items()}

@@ -140,7 +140,8 @@ def survey(
     Example:
         >>> draw = torch.Generator().manual_seed(0)
         >>> images = torch.rand(60, 1, 6, 6, generator=draw)
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> head = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), head)
         >>> for weight in net.parameters():
         ...     _ = nn.init.normal_(weight, std=0.5, generator=draw)
         >>> found = survey(net, Sample(images, None, 60), boundaries=10, groups_per_class=2)
