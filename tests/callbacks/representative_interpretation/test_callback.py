@@ -64,7 +64,8 @@ def data(shapes):
 
 
 def interpretation(**options):
-    return RepresentativeInterpretation(**{"reference": 150, "held_out": 50, "boundaries": 10} | options)
+    usual = {"reference": 150, "held_out": 50, "boundaries": 6, "cut": "network.0"}
+    return RepresentativeInterpretation(**usual | options)
 
 
 def trainer_for(folder, callbacks, **options):
@@ -138,7 +139,7 @@ def test_light_passes_come_every_so_many_epochs(tmp_path, classifier, data, ever
 
 
 def test_light_passes_keep_to_one_cut(tmp_path, classifier, data):
-    callback = interpretation()
+    callback = interpretation(cut="auto")
     trainer_for(tmp_path, [callback], max_epochs=3).fit(classifier, *loaders(data))
     assert len({one.cut for one in callback.history if one.kind == "light"}) == 1
     first, second, third, _ = callback.history
@@ -258,7 +259,7 @@ def test_a_module_without_forward_names_its_part(tmp_path, classifier, data):
         trainer_for(tmp_path, [interpretation()]).fit(module, *loaders(data))
     with pytest.raises(ValueError, match="got network='head'; expected a submodule of Headless, such as network"):
         trainer_for(tmp_path, [interpretation(network="head")]).fit(module, *loaders(data))
-    callback = interpretation(network="network", every_n_epochs=0)
+    callback = interpretation(network="network", cut="0", every_n_epochs=0)
     trainer_for(tmp_path, [callback]).fit(module, *loaders(data))
     assert callback.history[0].values["purity"] > 0.95
 
