@@ -56,7 +56,10 @@ def find_planes(
         dtype: of the planes, float64 unless the head cannot.
 
     Returns:
-        A plane for each end, without those ends that coincide with the start or that the head gives class c.
+        A plane for each end, without those ends that coincide with the start or that the head gives class c, and
+        without those on whose segment the margin is flat where it crosses 0: classes that tie all over a region, as
+        logits that end in ReLU or are clamped do, have no plane between them. As many planes as there are fewer than
+        ends, so many segments gave no boundary.
 
     Raises:
         ValueError: shapes that do not fit together, or a start to which the head gives another class.
@@ -103,7 +106,13 @@ def _find(
         bracket = _halve(head, start, ends, label, bracket, most=_RELEASED_HALVINGS, gap=_RELEASED_GAP)
         where = torch.where(bracket.above <= -bracket.below, bracket.low, bracket.high)
         found = differentiate(head, _points(start, ends, where), label=label)
-    return _planes(start, _points(start, ends, where), label, found), ends, found
+    points = _points(start, ends, where)
+    # No more than rounding over the whole segment: w = 0, whose "plane" all features lie on.
+    flat = 4 * torch.finfo(points.dtype).eps * _norms(found.logits)
+    steep = (_norms(found.gradient) * _norms(ends - start) > flat).nonzero()[:, 0]
+    if len(steep) < len(ends):
+        points, ends, found = points[steep], ends[steep], Margins(*(column[steep] for column in found))
+    return _planes(start, points, label, found), ends, found
 
 
 class _Bracket(NamedTuple):
@@ -198,8 +207,11 @@ def _solve(head: Head, start: Tensor, ends: Tensor, label: int, bracket: _Bracke
 
 
 def _same(gradient: Tensor, other: Tensor) -> Tensor:
-    norm = gradient.flatten(1).norm(dim=1)
-    return (gradient - other).flatten(1).norm(dim=1) <= _SAME[gradient.dtype] * norm
+    return _norms(gradient - other) <= _SAME[gradient.dtype] * _norms(gradient)
+
+
+def _norms(vectors: Tensor) -> Tensor:
+    return vectors.flatten(1).norm(dim=1)
 
 
 def _planes(start: Tensor, point: Tensor, label: int, found: Margins) -> Planes:

@@ -200,7 +200,8 @@ def _towards_probes(planes: Planes, direction: Tensor, probes: Tensor, seed: int
 
 
 def _same_gradient(weight: Tensor, gradient: Tensor, within: _Tolerances) -> Tensor:
-    return _norm(gradient - weight) <= within.gradient * _norm(weight)
+    # Strictly: no gradient at all is no plane, and equal to itself.
+    return _norm(gradient - weight) < within.gradient * _norm(weight)
 
 
 def _norm(vectors: Tensor) -> Tensor:

@@ -192,6 +192,26 @@ def test_another_label_than_the_head_gives_is_refused():
         find_planes(head, features[0], features[1:], label=label, probes=features, seed=0)
 
 
+def test_where_classes_tie_all_over_a_region_there_is_no_plane():
+    """Logits that end in ReLU are 0 together on one side; elsewhere the boundary is met as ever."""
+    generator = torch.Generator().manual_seed(0)
+    rows, bias = torch.randn(3, 18, generator=generator), torch.tensor([-1.0, -1.0, -1.0])
+    head = nn.Sequential(nn.Flatten(), linear(rows, bias), nn.ReLU())
+    features = random_features(200)
+    logits = head(features).detach()
+    label = 0  # which argmax gives to ties, too
+    start = features[(logits.argmax(dim=1) == label) & (logits.amax(dim=1) > 0)][0]
+    others = features[logits.argmax(dim=1) != label]
+    planes = find_planes(head, start, others, label=label, probes=features, seed=0)
+    assert 0 < len(planes) < len(others), "some segments go through the region of ties"
+    assert float(planes.weight.flatten(1).norm(dim=1).min()) > 0.1
+    at = head(planes.point).detach()
+    assert set(planes.grade) == {"exact"}
+    assert float(at.amax(dim=1).min()) > 0, "no crossing in the region of ties"
+    flat = nn.Sequential(*head, nn.Hardtanh(0.0, 1e-300))
+    assert len(find_planes(flat, start, others, label=label, probes=features, seed=0)) == 0
+
+
 def test_shapes_that_do_not_fit_are_refused():
     head, features = random_head(), random_features(30)
     with pytest.raises(ValueError, match=r"got start \(2, 3, 3\), ends \(2, 3, 3\)"):

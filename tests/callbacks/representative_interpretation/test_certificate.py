@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fulgurite.callbacks.representative_interpretation.boundaries import find_planes
-from fulgurite.callbacks.representative_interpretation.certificate import certify, sign_agreement
+from fulgurite.callbacks.representative_interpretation.certificate import certify, grade_around, sign_agreement
 from fulgurite.callbacks.representative_interpretation.cut import split
+from fulgurite.callbacks.representative_interpretation.margin import differentiate
 from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers
 
 ANCHORS = (0, 3, 17, 120, 150, 199)
@@ -175,6 +176,16 @@ def test_planes_that_are_wrong_are_not_certified(certified):
     assert set(regrade(certified, point=point)) == {"tangent"}, "beside the boundary"
     others = torch.tensor([next(k for k in range(4) if k not in (planes.label, j)) for j in planes.rival.tolist()])
     assert set(regrade(certified, rival=others)) == {"tangent"}, "another class"
+
+
+def test_no_gradient_is_not_certified(certified):
+    """Logits that are all equal everywhere: g = 0 = wᵀψ + b with w = 0 at every point."""
+    head, start, ends, planes, features = certified
+    flat = nn.Sequential(*head, linear(torch.zeros(4, 4), [1.0] * 4))
+    at_crossing = differentiate(flat, planes.point, label=planes.label, rival=planes.rival)
+    nothing = replace(planes, weight=torch.zeros_like(planes.weight), bias=torch.zeros_like(planes.bias))
+    grades = grade_around(flat, start, ends, nothing, at_crossing, probes=features, seed=0)
+    assert set(grades) == {"tangent"}
 
 
 def test_a_boundary_behind_a_third_class_is_no_boundary(certified):
