@@ -8,6 +8,8 @@ from torch import Tensor
 from fulgurite.callbacks.representative_interpretation.margin import Head, Margins, differentiate
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 
+_PICKS = 4  # of a reference image off the segment, for each plane
+
 
 @dataclass(frozen=True)
 class _Tolerances:
@@ -102,7 +104,8 @@ def grade_around(
     if len(probes) == 0:
         towards[:] = False
     else:
-        aside = _towards_probes(planes, direction, probes.detach(), seed)
+        aside, parallel = _towards_probes(planes, direction, probes.detach(), seed)
+        towards &= ~parallel
         towards &= _holds_nearby(head, planes, aside, at_crossing, scale, towards, within)
     return tuple(
         "exact" if exact else "segment" if segment else "tangent"
@@ -184,19 +187,18 @@ def _holds_nearby(
     return holds
 
 
-def _towards_probes(planes: Planes, direction: Tensor, probes: Tensor, seed: int) -> Tensor:
-    """ψ(x″) − q for one reference image a plane: not one on the segment, which would ask nothing new."""
+def _towards_probes(planes: Planes, direction: Tensor, probes: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """ψ(x″) − q for one reference image a plane, and where that lies along the segment, which asks nothing new."""
     generator = torch.Generator().manual_seed(seed)
     picks = torch.randint(len(probes), (len(planes),), generator=generator).to(probes.device)
-    aside = probes[picks].to(planes.weight) - planes.point
-    for _ in range(3):
+    for _ in range(_PICKS):
+        aside = probes[picks].to(planes.weight) - planes.point
         along = (aside * direction).flatten(1).sum(dim=1).abs()
         parallel = along >= (1 - 1e-6) * _norm(aside) * _norm(direction)
         if not parallel.any():
             break
         picks = torch.where(parallel, (picks + 1) % len(probes), picks)
-        aside = probes[picks].to(planes.weight) - planes.point
-    return aside
+    return aside, parallel
 
 
 def _same_gradient(weight: Tensor, gradient: Tensor, within: _Tolerances) -> Tensor:

@@ -215,6 +215,17 @@ def test_probes_on_the_segment_itself_are_passed_over():
         assert find_planes(head, start, ends, label=0, probes=probes, seed=seed).grade == ("segment",)
 
 
+def test_with_no_probe_off_the_segment_no_plane_is_better_than_its_segment(certified):
+    """A reference of two images: x and x⁻ themselves."""
+    head, start, ends, planes, _ = certified
+    for number in range(5):
+        both = torch.stack([start, ends[number]])
+        options = {"label": planes.label, "probes": both}
+        for seed in range(4):
+            grades = find_planes(head, start, ends[number : number + 1], seed=seed, **options).grade
+            assert grades == ("segment",)
+
+
 def test_a_smooth_head_is_not_certified_even_if_taken_for_piecewise_linear():
     torch.manual_seed(0)
     head = nn.Sequential(nn.Flatten(), nn.Linear(18, 40), nn.SiLU(), nn.Linear(40, 4)).double()
