@@ -84,7 +84,7 @@ def find_spot(
         strangers: (S,) indices of images of other predictions.
         label: the class.
         classify: from images to logits (B, C).
-        tried: so many images go through the network, about, for each thing that is tried.
+        tried: so many images go through the network, about, for each thing that is tried; 0: nothing is.
         chance: private random numbers.
 
     Example:
@@ -102,7 +102,7 @@ def find_spot(
         (True, 'the bottom right corner', 1.0, 1.0)
     """
     middle = hottest(mean_maps[usual], HOT)
-    if not len(members) or not len(strangers) or not middle.any():
+    if not tried or not len(members) or not len(strangers) or not middle.any():
         return Spot(middle, usual, float("nan"), float("nan"), float("nan"), members[:0], images[:0])
     chosen = strangers[torch.from_numpy(chance.permutation(len(strangers))[:tried])]
     unlike = _unlike(images, members, strangers)

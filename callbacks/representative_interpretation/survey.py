@@ -206,6 +206,9 @@ def survey(
         )
     if len(views) < len(groups):
         notes.append(f"time ran out: {len(groups) - len(views)} of {len(groups)} groups have no pictures")
+    untried = sum(math.isnan(view.drop) for view in views)
+    if untried:
+        notes.append(f"{untried} of {len(groups)} groups were not tried by masking and pasting, as time ran out")
     if before is not None and not pairs:
         what = "other images" if before.sample != snapshot.sample else f"another cut, {before.cut}"
         notes.append(f"no drift is given: the pass before looked at {what}")

@@ -104,7 +104,8 @@ def look(
         classify: from images to logits, (B, C) on the CPU; leaves no trace in the model.
         images_shown: near members in each view; about half as many others join them.
         tried: images of other classes that a spot is pasted into.
-        deadline: in seconds of :func:`time.monotonic`; groups that it leaves no time for have no view.
+        deadline: in seconds of :func:`time.monotonic`; groups that it leaves no time for have no view, or one in which
+            nothing was pasted or masked.
         seed: of the private random numbers.
     """
     scale = Scale(sample.images)
@@ -120,10 +121,11 @@ def look(
     views = []
     for group, one in enumerate(drawn):
         chance = np.random.default_rng([seed, 2, group])
-        spot = one.spot(classify, tried, chance)
+        late = bool(group) and time.monotonic() > deadline
+        spot = one.spot(classify, 0 if late else tried, chance)
         mean_map = one.mean_maps[spot.kind]
         elsewhere = [float(other.mean_maps[spot.kind][spot.where].sum()) for other in drawn if other is not one]
-        drop, increase = one.masked(logits, classify)
+        drop, increase = (float("nan"), float("nan")) if late else one.masked(logits, classify)
         views.append(
             View(
                 found=one.found,
@@ -206,8 +208,8 @@ class _Drawn:
 
     def masked(self, logits: Tensor, classify: Callable[[Tensor], Tensor]) -> tuple[float, float]:
         """Average drop and increase over members of the group whose maps are at hand."""
-        own = [index for index in self._heats if self.predicted[index] == self.found.label]
-        own = [index for index in own if index in set(self.members.tolist())]
+        inside = set(self.members.tolist())
+        own = [index for index in self._heats if index in inside and self.predicted[index] == self.found.label]
         if not own:
             return float("nan"), float("nan")
         heat = torch.from_numpy(np.stack([self._heats[index] for index in own]))

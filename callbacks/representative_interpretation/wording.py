@@ -108,7 +108,8 @@ def about_spot(view: "View") -> str:
     spot = view.spot
     if not spot.where.any():
         return "Its maps are empty."
-    text = f"{view.mass:.0%} of its maps lie in {spot.where.mean():.0%} of the pixels, in {spot.place}"
+    within = "at" if spot.place.endswith("edge") else "in"
+    text = f"{view.mass:.0%} of its maps lie in {spot.where.mean():.0%} of the pixels, {within} {spot.place}"
     if not math.isnan(view.mass_elsewhere):
         text += f" (other groups: {view.mass_elsewhere:.0%})"
     if spot.decides:

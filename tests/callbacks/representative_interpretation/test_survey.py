@@ -7,6 +7,7 @@ import torch
 from fulgurite.callbacks.representative_interpretation.drift import Snapshot
 from fulgurite.callbacks.representative_interpretation.sampling import Sample
 from fulgurite.callbacks.representative_interpretation.survey import class_name, survey
+from fulgurite.callbacks.representative_interpretation.views import look
 
 
 def test_numbers_are_those_of_the_groups(surveyed):
@@ -159,3 +160,28 @@ def test_images_that_cannot_be_shown_are_refused(fitted):
 
 def test_classes_without_a_name_have_a_number():
     assert [class_name(label, ["cat"]) for label in (0, 1, -1)] == ["cat", "class 1", "class -1"]
+
+
+def test_a_pass_without_time_has_one_view_and_says_so(fitted, shapes):
+    found = survey(fitted, Sample(*shapes(150, seed=3), 150), boundaries=6, time_budget=1e-6, cut="0")
+    assert len(found.views) == 1
+    assert len(found.groups) >= 1
+    assert len(found.groups) == 1 or any("have no pictures" in note for note in found.notes)
+
+
+def test_what_there_is_no_time_to_try_is_unknown(fitted, shapes, monkeypatch):
+    """Time runs out between drawing the views and trying the first of them out."""
+    calls = []
+
+    def monotonic():
+        calls.append(None)
+        return float(len(calls) > 3)
+
+    sample = Sample(*shapes(150, seed=3), 150)
+    groups = survey(fitted, sample, boundaries=6, groups_per_class=1, cut="0").groups
+    logits = groups[0].split.logits(sample.images)
+    monkeypatch.setattr("fulgurite.callbacks.representative_interpretation.views.time.monotonic", monotonic)
+    views = look(groups, sample, logits=logits, classify=groups[0].split.logits, deadline=0.5)
+    assert len(views) == 3
+    assert [math.isnan(view.drop) for view in views] == [math.isnan(view.spot.turned) for view in views]
+    assert [math.isnan(view.drop) for view in views] == [False, False, True]
