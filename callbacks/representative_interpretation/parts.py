@@ -52,6 +52,8 @@ class Parts(ABC):
         made: dict[int, Tensor] = {}  # weights that are shared stay shared
         for name in self._names:
             tensor = everything[name].detach()
+            if tensor.is_inference():  # which no gradient can go past
+                tensor = tensor.clone()
             made.setdefault(id(everything[name]), tensor.to(dtype) if tensor.is_floating_point() else tensor)
         return {name: made[id(everything[name])] for name in self._names}
 

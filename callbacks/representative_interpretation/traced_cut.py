@@ -421,5 +421,6 @@ def _attribute(root: nn.Module, path: str, dtype: torch.dtype) -> Any:
     value = getattr(module, name)
     plain = name not in module._parameters and name not in module._buffers
     if plain and isinstance(value, Tensor) and value.is_floating_point():
+        value = value.clone() if value.is_inference() else value  # which no gradient can go past
         return value.to(dtype)  # a constant that no change of the weights' type reaches
     return value

@@ -85,26 +85,33 @@ def _state(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    try:
-        for module, _ in modes:
-            module.training = False
-        for parameter, _, _ in parameters:
-            parameter.grad = None  # a backward pass inside would add to the very tensor that the optimiser waits for
-        yield
-    finally:
+    with ExitStack() as stack:  # which goes on where one thing cannot be put back
         for module, training in modes:
-            module.training = training
+            stack.callback(setattr, module, "training", training)
+            module.training = False
         for parameter, requires_grad, grad in parameters:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
-        with torch.no_grad():
-            for module, name, buffer, copy in buffers:
-                # By value: kernels move running statistics without counting that as a version of the tensor.
-                if not torch.equal(buffer, copy):
-                    with torch.inference_mode(buffer.is_inference()):
-                        buffer.copy_(copy)
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
+            stack.callback(_put_back, parameter, requires_grad, grad)
+            if grad is not None:  # a backward pass inside would add to the very tensor that the optimiser waits for
+                parameter.grad = None
+        for module, name, buffer, copy in buffers:
+            stack.callback(_put_values_back, module, name, buffer, copy)
+        yield
+
+
+def _put_back(parameter: Tensor, requires_grad: bool, grad: Tensor | None) -> None:
+    if parameter.grad is not grad:
+        parameter.grad = grad
+    if parameter.requires_grad != requires_grad:  # of what was made in inference mode it cannot be set at all
+        parameter.requires_grad_(requires_grad)
+
+
+def _put_values_back(module: nn.Module, name: str, buffer: Tensor, copy: Tensor) -> None:
+    # By value: kernels move running statistics without counting that as a version of the tensor.
+    if not torch.equal(buffer, copy):
+        with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+            buffer.copy_(copy)
+    if module._buffers.get(name) is not buffer:
+        module._buffers[name] = buffer
 
 
 @contextmanager

@@ -268,6 +268,19 @@ def test_no_gradient_behind_the_cut():
         split(made(Detached), "conv1", pictures())
 
 
+@pytest.mark.parametrize("build", [Functional, Branching])
+def test_weights_made_in_inference_mode(build):
+    with torch.inference_mode():
+        net = made(build)
+        images = pictures()
+    name = candidates(net, images)[0]
+    cut = split(net, name, images)
+    point = cut.features(images).requires_grad_()
+    (gradient,) = torch.autograd.grad(cut.head(point)[:, 0].sum(), point)
+    assert gradient.any()
+    assert all(parameter.is_inference() and parameter.requires_grad for parameter in net.parameters())
+
+
 def test_heads_that_compute_in_float32():
     class Narrow(Functional):
         def forward(self, images):

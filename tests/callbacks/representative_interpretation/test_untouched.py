@@ -47,6 +47,33 @@ def test_everything_is_put_back_whatever_is_done_inside():
     assert snapshot(net) == before
 
 
+def test_weights_made_in_inference_mode():
+    with torch.inference_mode():
+        net = small()
+        net(torch.randn(4, 1, 6, 6))
+    before = snapshot(net)
+    with untouched(net), torch.no_grad():
+        net(torch.randn(2, 1, 6, 6))
+    assert snapshot(net) == before
+
+
+def test_what_cannot_be_put_back_leaves_the_rest_to_be():
+    net = small()
+    before = snapshot(net)
+
+    class Stubborn(dict):
+        def get(self, name, default=None):
+            raise KeyError(name)
+
+    with pytest.raises(KeyError, match="running_mean"), untouched(net):
+        net.train()
+        net.requires_grad_(False)
+        net[1]._buffers = Stubborn(net[1]._buffers)
+        net[1].running_var += 1
+    net[1]._buffers = dict(net[1]._buffers)
+    assert snapshot(net) == before
+
+
 def test_train_is_never_called():
     class Guarded(nn.Linear):
         def train(self, mode=True):
