@@ -19,6 +19,7 @@ from fulgurite.callbacks.representative_interpretation.reference import (
     checked_labels,
     looking_into,
 )
+from fulgurite.callbacks.representative_interpretation.weights import fingerprint
 
 _BATCH = 256
 _T = TypeVar("_T")
@@ -252,7 +253,7 @@ class Interpretation:
             )
         found, model = [], self.split.model
         with looking_into(model):
-            if self.split.fingerprint() != self.fingerprint:
+            if fingerprint(self.split) != self.fingerprint:
                 raise ValueError("the model's weights have changed since it was interpreted; interpret it anew")
             for first, batch in zip(range(0, len(images), _BATCH), images.split(_BATCH), strict=True):
                 features, logits = answers(self.split, at_home(batch, model), what="images", first=first)

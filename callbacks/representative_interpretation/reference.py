@@ -16,6 +16,7 @@ from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
 from fulgurite.callbacks.representative_interpretation.untouched import untouched
+from fulgurite.callbacks.representative_interpretation.weights import Marks, fingerprint, marks
 
 _ONE_AT_A_TIME = threading.RLock()
 Source = tuple[nn.Module, Any, str]  # a model, what takes the logits out of its output, and the cut
@@ -78,6 +79,7 @@ class Reference:
         self._split: Split | None = None
         self._source: Source | None = None
         self._fingerprint = ""
+        self._marks: Marks | None = None
         self._features: Tensor | None = None
         self._logits: Tensor | None = None
 
@@ -120,12 +122,14 @@ class Reference:
         """The split of this source at which these images were read last; ``None`` if its weights have changed since."""
         if self._split is None or self._source is None:
             return None
-        same = all(ours is theirs for ours, theirs in zip(self._source[:2], source[:2], strict=True))
-        same = same and self._source[2] == source[2] and self._split.fingerprint() == self._fingerprint
+        # By ==: a bound method is another object each time that it is looked up.
+        same = self._source == source and fingerprint(self._split) == self._fingerprint
         return self._split if same else None
 
     def read(self, split: Split, *, source: Source | None = None) -> None:
         """Send all images through the net, unless this very split has done so.
+
+        Of another cut of the same net the logits are known already, and only feature maps that are kept are computed.
 
         Args:
             split: of the net; its weights are those that it was made with.
@@ -137,19 +141,26 @@ class Reference:
         if self._split is split:
             self._source = source or self._source
             return
-        fingerprint = split.fingerprint()
+        known, weights = self._logits if self._answered_by(split) else None, marks(split.model)
         self._split, self._source, self._features, self._logits, self.warned = None, None, None, None, False
         kept: Tensor | None = None
-        logits = []
+        logits = known
         for part in self._parts():
-            features, scores = answers(split, self._batch(split, part), what="reference images", first=part.start)
+            if known is None:
+                features, scores = answers(split, self._batch(split, part), what="reference images", first=part.start)
+                if logits is None:
+                    logits = scores.new_empty((len(self), scores.shape[1]), device="cpu")
+                logits[part] = scores.cpu()
+            else:
+                features = split.features(self._batch(split, part))
             if part.start == 0 and features[0].numel() * features.element_size() * len(self) <= self.most_bytes:
                 kept = features.new_empty((len(self), *features.shape[1:]))
             if kept is not None:
                 kept[part] = features
-            logits.append(scores.detach().cpu())
-        self._split, self._source, self._fingerprint = split, source, fingerprint
-        self._features, self._logits = kept, torch.cat(logits)
+            elif known is not None:
+                break
+        self._split, self._source, self._fingerprint, self._marks = split, source, fingerprint(split), weights
+        self._features, self._logits = kept, logits
 
     def features(self, split: Split) -> Iterator[tuple[slice, Tensor]]:
         """Go through the feature maps ψ in batches: which images they belong to, and (B, K, H, W)."""
@@ -165,6 +176,14 @@ class Reference:
             return self._features[index.to(self._features.device)]
         images = self.images[index.to(self.images.device)]
         return torch.cat([split.features(at_home(part, split.model)) for part in images.split(self.batch_size)])
+
+    def _answered_by(self, split: Split) -> bool:
+        """Whether the logits that are known are those of this split's net, whose cut does not matter then."""
+        if self._split is None or self._split.model is not split.model or self._split.logits_of != split.logits_of:
+            return False
+        # In half precision the head behind the cut has the last word.
+        full = all(weight.element_size() > 2 for weight in split.model.parameters() if weight.is_floating_point())
+        return full and self._marks == marks(split.model)
 
     def _parts(self) -> Iterator[slice]:
         for start in range(0, len(self), self.batch_size):

@@ -16,6 +16,7 @@ from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.planes import Planes
 from fulgurite.callbacks.representative_interpretation.reference import at_home, looking_into
+from fulgurite.callbacks.representative_interpretation.weights import fingerprint
 from fulgurite.plugins.files import replacing
 
 FORMAT = "fulgurite-representative-interpretation"
@@ -105,17 +106,17 @@ def load(
         ...     print(error)
         cannot read the interpretation /no/such/file.pt: No such file or directory
     """
-    values, fingerprint = _read(Path(path))
+    values, expected = _read(Path(path))
     sample = values["image"][None] if images is None else images
     with looking_into(model):
         parts = split(model, values["cut"], at_home(sample, model), logits=logits)
-        found = parts.fingerprint()
-    if found != fingerprint:
+        found = fingerprint(parts)
+    if found != expected:
         raise ValueError(
             f"{os.fspath(path)} was made with another model, or other weights: expected those whose fingerprint is "
-            f"{fingerprint[:12]}…, got {found[:12]}…"
+            f"{expected[:12]}…, got {found[:12]}…"
         )
-    return Interpretation(**values, fingerprint=fingerprint, split=parts)
+    return Interpretation(**values, fingerprint=expected, split=parts)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:

@@ -85,7 +85,7 @@ class TestNotFinite:
     def test_x_and_other_images(self, fitted, shapes):
         images, _ = shapes(300, seed=1)
         model = Roots(fitted)
-        with pytest.raises(ValueError, match="not finite .* for x"):
+        with pytest.raises(ValueError, match=r"not finite .* for x"):
             interpret(model, -images[0], images, cut="model.1", boundaries=5)
         found = interpret(model, images[0], images, cut="model.1", boundaries=5)
         images[261] *= -1

@@ -172,3 +172,47 @@ def test_bad_input_is_named(images, options, said):
 def test_only_modules_are_looked_into():
     with pytest.raises(ValueError, match="type function"), looking_into(lambda images: images):
         pass
+
+
+class Wide(nn.Module):
+    """Returns more than logits."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return {"logits": self.model(images)}
+
+    def take(self, out):
+        return out["logits"]
+
+
+def test_a_method_that_takes_the_logits_is_the_same_each_time(fitted, shapes):
+    images, _ = shapes(20)
+    model, reference = Wide(fitted), Reference(images)
+    parts = split(model, "model.1", images, logits=model.take)
+    reference.read(parts, source=(model, model.take, "model.1"))
+    assert reference.split_for((model, model.take, "model.1")) is parts
+    assert reference.split_for((model, Wide(fitted).take, "model.1")) is None
+
+
+@pytest.mark.parametrize(("most_bytes", "passes"), [(10**9, 2), (0, 1)])
+def test_another_cut_of_the_same_net_knows_the_logits(make_network, shapes, most_bytes, passes):
+    images, _ = shapes(60, seed=1)
+    with torch.random.fork_rng():
+        model = make_network().eval()
+    first, second = (split(model, cut, images[:8]) for cut in ("1", "0"))
+    seen = []
+    model[0][0].register_forward_hook(lambda module, given, output: seen.append(len(given[0])))
+    reference = Reference(images, batch_size=10, most_bytes=most_bytes)
+    reference.read(first)
+    before = reference.logits.clone()
+    reference.read(second)
+    assert sum(seen) == 60 * passes + (0 if most_bytes else 10)
+    assert torch.equal(reference.logits, before)
+    assert torch.equal(torch.cat([maps for _, maps in reference.features(second)]), second.features(images))
+    with torch.no_grad():
+        model[5].bias += 1
+    reference.read(split(model, "1", images[:8]))
+    assert torch.allclose(reference.logits, before + 1, atol=1e-5)
