@@ -1,6 +1,5 @@
 """Whether a model's weights are still those that were looked at, without hashing all of them each time."""
 
-import math
 from weakref import WeakKeyDictionary
 
 import torch
