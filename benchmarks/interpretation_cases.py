@@ -63,7 +63,7 @@ def linear_head(sizes: Sizes, seed: int) -> dict[str, Any]:
                 "held_purity": held.purity,
             }
         )
-    auto = choose_cut(model, reference)
+    auto = choose_cut(model, reference, deadline=time.monotonic() + sizes.patience)
     accuracy = float((predicted == digits.held_out_labels).double().mean())
     return {"accuracy": accuracy, "cut": name, "affine": parts.affine, "inputs": rows, "auto": auto.split.name}
 
@@ -122,7 +122,8 @@ def shortcut(sizes: Sizes, seed: int) -> dict[str, Any]:
     pasted = images[(labels != PATCHED) & ~patched].clone()
     pasted[square] = images.max()
     turned = float((logits_of(model, pasted).argmax(dim=1) == PATCHED).double().mean())
-    found = survey(model, Sample(images, labels, len(images)), class_names=data.class_names, seed=seed)
+    sample = Sample(images, labels, len(images))
+    found = survey(model, sample, class_names=data.class_names, time_budget=sizes.patience, seed=seed)
     groups = []
     for one in found.groups.by_class.get(PATCHED, []):
         groups.append(_corner(model, one, images, patched) | {"fooled": _share(labels[one.members] != PATCHED)})

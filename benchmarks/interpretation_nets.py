@@ -31,6 +31,8 @@ class Sizes:
         neighbours: on which maps are scored, for each input.
         clusters: of k-means.
         images: of the large greedy cover.
+        every_cut: measure every cut for its table, not only those that ``auto`` looks at.
+        patience: seconds for choosing a cut, and for a report.
     """
 
     seeds: int
@@ -42,6 +44,8 @@ class Sizes:
     neighbours: int
     clusters: int
     images: int
+    every_cut: bool = True
+    patience: float = 600.0
 
 
 @dataclass(frozen=True, eq=False)

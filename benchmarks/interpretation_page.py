@@ -226,6 +226,8 @@ def _paired(seeds: Sequence[dict[str, Any]]) -> str:
 def _shortcut(seeds: Sequence[dict[str, Any]], sizes: dict[str, Any]) -> str:
     cases = [seed["shortcut"] for seed in seeds]
     groups = [group for case in cases for group in case["groups"]]
+    if not groups:
+        return "No image was predicted as an eight."
     first = [case["groups"][0] for case in cases if case["groups"]]
     members = sum(group["members"] for group in groups)
     major = sum(max(group["patched"], 1 - group["patched"]) * group["members"] for group in groups) / members
@@ -246,7 +248,7 @@ def _shortcut(seeds: Sequence[dict[str, Any]], sizes: dict[str, Any]) -> str:
         "the eights' first group; *AUC*: how well that mass alone tells members with the square from those without:"
     )
     rows = []
-    for method in first[0]["mass"] if first else ():
+    for method in first[0]["mass"]:
         cells = [
             [value for group in first if (value := group["mass"][method][key]) is not None]
             for key in ("with", "without", "auc")

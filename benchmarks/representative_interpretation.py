@@ -48,7 +48,17 @@ FULL = Sizes(
     images=1_000_000,
 )
 QUICK = Sizes(
-    seeds=2, epochs=1, batches=0.4, reference=200, held_out=100, inputs=1, neighbours=3, clusters=10, images=50_000
+    seeds=2,
+    epochs=1,
+    batches=0.4,
+    reference=200,
+    held_out=100,
+    inputs=1,
+    neighbours=3,
+    clusters=10,
+    images=50_000,
+    every_cut=False,
+    patience=5.0,
 )
 SAMPLINGS = 3  # seeds of the boundaries, for one network
 
@@ -185,7 +195,8 @@ def measure_seed(seed: int, sizes: Sizes) -> dict[str, Any]:
     weights = sum(weight.numel() for weight in model.parameters())
     result: dict[str, Any] = {"seed": seed, "accuracy": accuracy, "weights": weights, "training": seconds}
     say(seed, f"{accuracy:.1%} of the held-out images are right after {seconds:.0f} s of training")
-    choice = choose_cut(model, Reference(digits.reference), every=True)
+    deadline = time.monotonic() + sizes.patience
+    choice = choose_cut(model, Reference(digits.reference), every=sizes.every_cut, deadline=deadline)
     result["cuts"] = [asdict(row) for row in choice.rows]
     names = {"last": choice.rows[-1].name, "auto": choice.split.name}
     for place, name in names.items():
