@@ -36,7 +36,10 @@ types: .venv/.dev
 	MYPYPATH=.types $(BIN)/mypy -p fulgurite
 
 bench: .venv/.dev
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
+	@rm -rf fulgurite.egg-info
 	$(BIN)/python benchmarks/seqpoint.py
+	$(BIN)/python benchmarks/representative_interpretation.py
 
 clean:
 	rm -rf .venv build dist *.egg-info
