@@ -13,6 +13,7 @@ from torchvision.models.feature_extraction import NodePathTracer  # type: ignore
 
 from fulgurite.callbacks.representative_interpretation.linearity import Operators
 from fulgurite.callbacks.representative_interpretation.replayed_cut import is_idle
+from fulgurite.callbacks.representative_interpretation.untouched import same_attributes
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def trace(root: nn.Module, images: Tensor) -> Trace | str:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            nodes = tuple(tracer.trace(root).nodes)
+            with same_attributes(root):  # stand-ins for tensors are nothing that the network may meet again
+                nodes = tuple(tracer.trace(root).nodes)
             program = _program(root, nodes, range(1, _output(nodes) + 1), start=0, end=_output(nodes))
             runs = [_run_noting(program, images, 2)]
             # What differs between the runs as they do is the number of images.

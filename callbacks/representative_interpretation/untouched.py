@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _entered: ContextVar[tuple[nn.Module, ...]] = ContextVar("networks that are looked into", default=())
+_MISSING = object()
+_OF_TORCH = frozenset(nn.Module().__dict__)
 
 
 @contextmanager
@@ -26,9 +28,9 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     inference mode must be cloned before gradients go through them.
 
     Restored bit by bit, after an exception too: ``training`` of each submodule (a frozen BatchNorm stays frozen),
-    buffers, ``requires_grad`` and ``.grad`` of each parameter, and the random states of Python, NumPy and torch on the
-    CPU and the devices in use. What modules keep in plain attributes, or forward hooks of others elsewhere, is not
-    known here. Entered again for the same network it does nothing.
+    buffers, ``requires_grad`` and ``.grad`` of each parameter, plain attributes as by :func:`same_attributes`, and the
+    random states of Python, NumPy and torch on the CPU and the devices in use. What forward hooks of others keep
+    elsewhere is not known here. Entered again for the same network, or for a part of it, it does nothing.
 
     Args:
         model: any module; a LightningModule may be attached to its trainer.
@@ -45,7 +47,7 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
         >>> model.training, tuple(gradient.shape), model[0].weight.grad
         (True, (1, 2), None)
     """
-    if any(model is other for other in _entered.get()):
+    if any(model is part for other in _entered.get() for part in other.modules()):
         yield
         return
     for name, module in model.named_modules():
@@ -75,6 +77,58 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 @contextmanager
+def same_attributes(model: nn.Module) -> Iterator[None]:
+    """What modules keep in plain attributes is put back on leaving: counters, the last activations, and the like.
+
+    Of lists, dictionaries and sets the entries as well, one level deep; not the numbers in a tensor that is written to.
+
+    Args:
+        model: whose modules it is.
+
+    Example:
+        >>> model = nn.Identity()
+        >>> model.seen, model.count = [], 0
+        >>> with same_attributes(model):
+        ...     model.seen.append("an image")
+        ...     model.count += 1
+        ...     model.last = "an image"
+        >>> model.seen, model.count, hasattr(model, "last")
+        ([], 0, False)
+    """
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    inside = [
+        (value, value.copy())
+        for _, attributes in before
+        for name, value in attributes.items()
+        # Modules, parameters and hooks are not attributes to those who write modules: they have names of their own.
+        if type(value) in (list, dict, set) and name not in _OF_TORCH
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            now = module.__dict__
+            for name in now.keys() - attributes.keys():
+                del now[name]
+            now.update((name, value) for name, value in attributes.items() if now.get(name, _MISSING) is not value)
+        for value, copy in inside:
+            if not _same_entries(value, copy):
+                value.clear()
+                (value.extend if isinstance(value, list) else value.update)(copy)
+
+
+def _same_entries(value: Any, copy: Any) -> bool:
+    """By identity: entries may be arrays, whose comparison is none."""
+    if len(value) != len(copy):
+        return False
+    if isinstance(value, dict):
+        return all(one is other and value[one] is copy[other] for one, other in zip(value, copy, strict=True))
+    return (
+        all(one is other for one, other in zip(value, copy, strict=True)) if isinstance(value, list) else value == copy
+    )
+
+
+@contextmanager
 def _state(model: nn.Module) -> Iterator[None]:
     """Evaluation mode by attribute: ``train`` and ``eval`` may be overridden, and act on all children alike."""
     modes = [(module, module.training) for module in model.modules()]
@@ -86,6 +140,7 @@ def _state(model: nn.Module) -> Iterator[None]:
         if buffer is not None
     ]
     with ExitStack() as stack:  # which goes on where one thing cannot be put back
+        stack.enter_context(same_attributes(model))
         for module, training in modes:
             stack.callback(setattr, module, "training", training)
             module.training = False

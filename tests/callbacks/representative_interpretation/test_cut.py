@@ -345,6 +345,32 @@ def test_the_network_and_the_callers_tensors_stay(build):
 
 
 @pytest.mark.parametrize("build", [Functional, Branching])
+@pytest.mark.parametrize("before", [False, True])
+def test_what_the_network_keeps_for_itself_stays(build, before):
+    """No stand-in of the trace, no activation of ours, no count of our runs."""
+
+    class Keeping(build):
+        count = 0
+
+        def forward(self, images):
+            if isinstance(self.count, int) and self.count and not isinstance(self.last_seen, torch.Tensor):
+                raise TypeError(f"kept {type(self.last_seen).__name__}")
+            self.last_seen = images * 2
+            self.count = self.count + 1
+            return super().forward(self.last_seen / 2)
+
+    net, images = made(Keeping), pictures()
+    if not before:
+        del net.last_seen
+        net.count = 0
+    kept, count = getattr(net, "last_seen", None), net.count
+    cut = split(net, candidates(net, images)[0], images)
+    cut.head(cut.predict(images)[0])
+    assert getattr(net, "last_seen", None) is kept
+    assert net.count == count
+
+
+@pytest.mark.parametrize("build", [Functional, Branching])
 def test_networks_that_write_into_their_images(build):
     class Writing(build):
         def forward(self, images):

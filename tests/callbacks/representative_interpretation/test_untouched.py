@@ -74,6 +74,34 @@ def test_what_cannot_be_put_back_leaves_the_rest_to_be():
     assert snapshot(net) == before
 
 
+def test_attributes_are_put_back_and_containers_get_their_entries_again():
+    net, kept = small(), torch.ones(2)
+    net.last, net.count, net.seen, net.by_name = kept, 3, [kept], {"a": kept}
+    net[0].gone = seen = {1}
+    listed = net.seen
+    with pytest.raises(KeyError), untouched(net):
+        net.last = net[3].last = torch.zeros(2)
+        net.count += 1
+        net.seen.append(kept)
+        net.by_name["a"] = 0
+        seen.add(2)
+        del net[0].gone
+        raise KeyError
+    assert net.last is kept
+    assert net.seen is listed
+    assert (net.count, len(listed), net.by_name["a"] is kept, net[0].gone) == (3, 1, True, {1})
+    assert not hasattr(net[3], "last")
+
+
+def test_a_part_of_what_is_looked_into_is_as_well(monkeypatch):
+    net, copies = small(), []
+    monkeypatch.setattr(net[1].running_mean, "clone", lambda: copies.append(0) or torch.zeros(4), raising=False)
+    with untouched(nn.DataParallel(net)), untouched(net), untouched(net[1]), torch.no_grad():
+        pass
+    assert len(copies) == 1
+    assert net.training
+
+
 def test_train_is_never_called():
     class Guarded(nn.Linear):
         def train(self, mode=True):
@@ -181,7 +209,8 @@ class Validated(pl.LightningModule):
         assert torch.is_inference_mode_enabled()
         with untouched(self):
             point = batch[0].clone().requires_grad_()
-            self.gradients += torch.autograd.grad(self(point).sum(), point)
+            (gradient,) = torch.autograd.grad(self(point).sum(), point)
+        self.gradients.append(gradient)
 
 
 def test_a_lightning_module_in_validation():
