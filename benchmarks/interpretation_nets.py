@@ -84,7 +84,7 @@ def trained(
     """A network in evaluation mode, its data (with such ``options``), and the seconds that training took."""
     begun = time.perf_counter()
     pl.seed_everything(seed, verbose=False)
-    data = MNIST5k(val_share=0.2, test_share=0.0, seed=seed, **options)
+    data = MNIST5k(**{"val_share": 0.2, "test_share": 0.0, "seed": seed, **options})
     model = ImageClassifier(CLASSES, backbone=backbone, in_channels=1)
     with warnings.catch_warnings():
         for message in (".*does not have many workers", ".*LeafSpec.* is deprecated"):

@@ -233,8 +233,9 @@ def _shortcut(seeds: Sequence[dict[str, Any]], sizes: dict[str, Any]) -> str:
     major = sum(max(group["patched"], 1 - group["patched"]) * group["members"] for group in groups) / members
     every = sum(group["patched"] * group["members"] for group in groups) / members
     text = (
-        "Half of the eights have a white 4 × 4 square in the lower right corner, and so have a tenth of the other "
-        f"digits' held-out images, on which groups are found (`auto`, {sizes['held_out']:,} images, up to 3 groups a "
+        "As in the recipe `representative_interpretation/shortcut`: images of 36 × 36 pixels, of which half of the "
+        "eights have a white 8 × 8 square in the lower right corner, and so have 3 % of the other digits in the "
+        f"validation part, on which groups are found (`auto`, {sizes['held_out']:,} images, up to 3 groups a "
         f"class). Pasting the square into other digits makes {_plus_minus([case['turned'] for case in cases])} % of "
         f"them eights. Of {fmean(case['fooled'] for case in cases):.1f} other digits that the network takes for an "
         f"eight, {fmean(case['fooled_patched'] for case in cases):.1f} have the square; other digits are "
@@ -243,9 +244,9 @@ def _shortcut(seeds: Sequence[dict[str, Any]], sizes: dict[str, Any]) -> str:
         f"in one spot* in {_alarms(cases, 'spot')}; "
         f"{fmean(sum(alarm['label'] != 8 for alarm in case['alarms']) for case in cases):.1f} alarms a seed are about "
         f"other digits. Do groups part square from no square? {major:.0%} of the members are in the majority of their "
-        f"group; that of all groups together holds {max(every, 1 - every):.0%}. Mass of the maps in the corner's 8 × 8 "
-        f"pixels, {cases[0]['area']:.1%} of the picture, in "
-        "the eights' first group; *AUC*: how well that mass alone tells members with the square from those without:"
+        f"group; that of all groups together holds {max(every, 1 - every):.0%}. Mass of the maps in the corner's 10 × "
+        f"10 pixels, {cases[0]['area']:.1%} of the picture, in the eights' first group; *AUC*: how well "
+        "that mass alone tells members with the square from those without:"
     )
     rows = []
     for method in first[0]["mass"]:
