@@ -19,9 +19,10 @@ from fulgurite.callbacks.representative_interpretation.classifier import (
     check_images,
 )
 from fulgurite.callbacks.representative_interpretation.linearity import (
-    Operators,
+    Origin,
     bends,
     is_affine,
+    watch,
 )
 from fulgurite.callbacks.representative_interpretation.parts import (
     Parts,
@@ -68,18 +69,18 @@ class Split:
         self.shape = (features.shape[1], features.shape[2], features.shape[3])
         self.num_classes = expected.shape[1]
         self.method: Literal["fx", "replay"] = parts.method
-        seen, self.reason_float32 = _seen(parts, features)
-        if seen.probabilities:
+        answer, origin, self.reason_float32 = _watched(parts, features)
+        if origin.probabilities:
             raise ValueError(
-                f"got a model that ends in {seen.probabilities}; expected logits, of which the method compares two; "
-                "leave that layer out, or pass logits=lambda out: … to take logits out of what the model returns"
+                f"got a model that ends in {origin.probabilities}; expected logits, of which the method compares two; "
+                "have it return the value before that, or pass logits=lambda out: … to take logits out of its answer"
             )
         self.dtype = torch.float32 if self.reason_float32 else torch.float64
         exact = features.to(self.dtype)
-        if not agree(parts.head(exact), expected):
+        if not agree(answer, expected[: len(answer)]):
             raise CutError(f"cut {name!r}: its head in {str(self.dtype)[6:]} gives other logits; choose another cut")
         _refuse_without_gradient(parts, exact, name)
-        self.reason = seen.reason or bends(parts.head, exact)
+        self.reason = origin.reason or bends(parts.head, exact)
         self.affine = is_affine(parts.head, exact)
 
     @property
@@ -219,20 +220,18 @@ def candidates(model: nn.Module, images: Tensor, *, logits: LogitsOf | None = No
         return _cuts(root, _traced(root, images, expected), images, expected)
 
 
-def _seen(parts: Parts, features: Tensor) -> tuple[Operators, str]:
-    """The head's operators, in float64 where it runs in that, and why it does not."""
+def _watched(parts: Parts, features: Tensor) -> tuple[Tensor, Origin, str]:
+    """Logits of two maps and where they come from, in float64 where the head runs in that, and why it does not."""
     reason = "the device has no float64" if features.device.type == "mps" else ""
     if not reason:
         try:
-            with Operators(features[:2].double()) as seen:
-                parts.head(seen.features)
-            reason = seen.narrow
+            answer, origin = watch(parts.head, features[:2].double())
+            reason = origin.narrow
         except Exception as error:  # whatever the user's code does with numbers of a type that it did not expect
             reason = f"the head does not run in float64 ({type(error).__name__}: {(str(error) or '-').splitlines()[0]})"
     if reason:
-        with Operators(features[:2].float()) as seen:
-            parts.head(seen.features)
-    return seen, reason
+        answer, origin = watch(parts.head, features[:2].float())
+    return answer, origin, reason
 
 
 def _refuse_without_gradient(parts: Parts, features: Tensor, name: str) -> None:

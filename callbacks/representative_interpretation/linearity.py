@@ -1,6 +1,7 @@
 """Is the head behind a cut piecewise linear, as the method wants it, or even affine, which leaves nothing to say?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Head = Callable[[Tensor], Tensor]
+from fulgurite.callbacks.representative_interpretation.margin import Head
 
 # Weights meet activations: between two cuts with none of these the maps are only normalised, bent and pooled.
 _MIXING = {"convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"}
@@ -48,32 +49,62 @@ _CONSTANT = {
 _PROBABILITIES = {"_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward"}
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How a tensor came about from the features.
+
+    Args:
+        last: the last operator on the way to it that is more than a view; "" for none.
+        reason: the first operator on the way that is not piecewise linear, in words; "" as long as there is none.
+        narrow: the first that computes from the features in less precision than theirs; "" for none.
+
+    Example:
+        >>> Origin(last="_softmax").probabilities
+        'softmax'
+    """
+
+    last: str = ""
+    reason: str = ""
+    narrow: str = ""
+
+    @property
+    def probabilities(self) -> str:
+        """The name of a softmax or sigmoid that gives the tensor, "" where none does."""
+        return _in_words(self.last) if self.last in _PROBABILITIES else ""
+
+
 class Operators(TorchDispatchMode):
     """Watches the operators of a forward pass, in whatever way its code calls them.
 
     What depends on the features is followed by memory, so that views, in-place operators and reused modules need no
-    rule of their own.
+    rule of their own; and what is known is known of each tensor alone: what a network computes besides its logits says
+    nothing about them.
 
     Args:
         features: (B, K, H, W) what the watched function is fed with, or ``None`` to count only.
 
     Attributes:
         mixing: convolutions and matrix products so far.
-        reason: the first operator that is not piecewise linear, in words; "" as long as there is none.
-        narrow: the first operator that computes from the features in less precision than theirs; "" for none.
-        last: the last operator on the way that is more than a view.
+        writes: operators so far that write into what they are given.
+
+    Example:
+        >>> with Operators(torch.ones(1, 2, 2, 2)) as seen:
+        ...     logits = seen.features.flatten(1).relu()
+        ...     unused = logits.softmax(1)
+        >>> seen.origin(logits), seen.origin(unused).reason
+        (Origin(last='relu', reason='', narrow=''), 'softmax is not piecewise linear')
     """
 
     def __init__(self, features: Tensor | None = None) -> None:
         super().__init__()
         self.mixing = 0
-        self.reason = ""
-        self.narrow = ""
-        self.last = ""
+        self.writes = 0
         self.features = features
         self._bits = 0 if features is None else torch.finfo(features.dtype).bits
         self._kept: list[Any] = [] if features is None else [features]  # so that no address is used twice
         self._reached = set() if features is None else {_memory(features)}
+        self._origins: dict[int, Origin] = {}
+        self._anywhere = ""  # a reason that belongs to no tensor
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -83,45 +114,91 @@ class Operators(TorchDispatchMode):
         name = func.overloadpacket.__name__
         name = name if name.startswith("__") else name.rstrip("_")
         self.mixing += name in _MIXING
+        self.writes += func._schema.is_mutable
         if self.features is None:
             return out
-        reached = [tensor for tensor in _tensors([args, kwargs]) if _memory(tensor) in self._reached]
-        if reached and name not in _CONSTANT:
-            self._note(name, args, reached)
+        given = _tensors([args, kwargs])
+        reached = [tensor for tensor in given if _memory(tensor) in self._reached]
+        # A mask that was found by operators of any kind is no better than they are.
+        known = [self._origins[memory] for tensor in given if (memory := _memory(tensor)) in self._origins]
+        follows = bool(reached) and name not in _CONSTANT
+        if follows or known:
             results = _tensors([out])
+            origin = self._follow(name, args, reached if follows else [], known, results)
             self._kept += results
-            self._reached |= {_memory(result) for result in results if result.is_floating_point()}
-            for result in results:
-                if result.is_floating_point() and torch.finfo(result.dtype).bits < self._bits:
-                    self.narrow = self.narrow or f"{_in_words(name)} computes in {str(result.dtype)[6:]}"
+            self._origins.update((_memory(result), origin) for result in results)
+            if follows:
+                self._reached |= {_memory(result) for result in results if result.is_floating_point()}
+                if not results:
+                    self._anywhere = self._anywhere or origin.reason
         return out
 
-    def _note(self, name: str, args: tuple[Any, ...], reached: Sequence[Tensor]) -> None:
-        if name not in _VIEWS:
-            self.last = name
-        reason = ""
-        if name in ("_local_scalar_dense", "item", "is_nonzero"):
-            reason = "the forward pass reads values of the features and decides by them"
-        elif name == "where" or name in _VIEWS | _LINEAR | _BENT:
-            pass
-        elif name in _BATCH_NORMS:
-            # The flag's place differs between the kernels; statistics of the batch are the only thing it could mean.
-            if any(argument is True for argument in args):
-                reason = "batch_norm uses the statistics of the batch"
-        elif name in _PRODUCTS:
-            if len(reached) > 1:
-                reason = f"{_in_words(name)} multiplies features with features (a gate, or attention)"
-        elif name == "div":
-            if any(_memory(divisor) in self._reached for divisor in _tensors(args[1:])):
-                reason = "div divides by features"
-        else:
-            reason = f"{_in_words(name)} is not piecewise linear"
-        self.reason = self.reason or reason
+    def origin(self, result: Tensor) -> Origin:
+        """What is known of a tensor of the pass.
 
-    @property
-    def probabilities(self) -> str:
-        """The name of a softmax or sigmoid that ends the function, "" where it does not end in one."""
-        return _in_words(self.last) if self.last in _PROBABILITIES else ""
+        Args:
+            result: what the watched function gave.
+        """
+        known = self._origins.get(_memory(result), Origin())
+        return replace(known, reason=known.reason or self._anywhere)
+
+    def _follow(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        reached: Sequence[Tensor],
+        known: Sequence[Origin],
+        results: Sequence[Tensor],
+    ) -> Origin:
+        """The origin of an operator's results; it says nothing itself where it is not ``reached``."""
+        last, reason, narrow = (
+            next((value for one in known if (value := getattr(one, field))), "")
+            for field in ("last", "reason", "narrow")
+        )
+        if not reached:
+            return Origin(last, reason, narrow)
+        # Of several that are put together the probabilities, if there are some.
+        last = next((one.last for one in known if one.probabilities), last) if name in _VIEWS else name
+        for result in results:
+            if result.is_floating_point() and torch.finfo(result.dtype).bits < self._bits:
+                narrow = narrow or f"{_in_words(name)} computes in {str(result.dtype)[6:]}"
+        return Origin(last, reason or self._reason(name, args, reached), narrow)
+
+    def _reason(self, name: str, args: tuple[Any, ...], reached: Sequence[Tensor]) -> str:
+        if name in ("_local_scalar_dense", "item", "is_nonzero"):
+            return "the forward pass reads values of the features and decides by them"
+        if name in _VIEWS | _LINEAR | _BENT:
+            return ""
+        if name in _BATCH_NORMS:
+            # The flag's place differs between the kernels; statistics of the batch are the only thing it could mean.
+            return "batch_norm uses the statistics of the batch" if any(argument is True for argument in args) else ""
+        if name in _PRODUCTS:
+            several = len(reached) > 1
+            return f"{_in_words(name)} multiplies features with features (a gate, or attention)" if several else ""
+        if name == "div":
+            divides = any(_memory(divisor) in self._reached for divisor in _tensors(args[1:]))
+            return "div divides by features" if divides else ""
+        return f"{_in_words(name)} is not piecewise linear"
+
+
+def watch(head: Head, features: Tensor) -> tuple[Tensor, Origin]:
+    """A head's logits, and how they came about from the features by its operators, as they run.
+
+    Convolutions, products with weights, BatchNorm by running statistics, ReLU and its kin, pooling, sums and views are
+    piecewise linear; all others are not.
+
+    Args:
+        head: (B, K, H, W) to logits (B, C).
+        features: (B, K, H, W) real feature maps; two are enough.
+
+    Example:
+        >>> maps = torch.arange(8.0).reshape(2, 1, 2, 2) - 3
+        >>> watch(lambda x: torch.nn.functional.silu(x).flatten(1), maps)[1].reason
+        'silu is not piecewise linear'
+    """
+    with torch.no_grad(), Operators(features) as seen:
+        logits = head(features)
+    return logits, seen.origin(logits)
 
 
 def is_affine(head: Head, features: Tensor) -> bool:
@@ -150,31 +227,6 @@ def is_affine(head: Head, features: Tensor) -> bool:
     tolerance = 1e-9 if features.dtype == torch.float64 else 1e-4
     rounding = 64 * torch.finfo(features.dtype).eps * torch.maximum(at_first.abs().max(), at_second.abs().max())
     return bool(error <= tolerance * (at_first - at_second).abs().max() + rounding)
-
-
-def why_not_piecewise_linear(head: Head, features: Tensor, *, seed: int = 0) -> str:
-    """Why a head is not piecewise linear, in words; "" where it is.
-
-    Two witnesses have to agree. Its operators, as they run: convolutions, products with weights, BatchNorm by running
-    statistics, ReLU and its kin, pooling, sums and views are allowed, all others are not. And its gradient on segments
-    between feature maps: in float64, at points :math:`10^{-7}` of a segment apart, it stays the same except where a
-    kink happens to lie between, and is the slope of the values.
-
-    Args:
-        head: (B, K, H, W) to logits (B, C), differentiable.
-        features: (B, K, H, W) real feature maps in float64 (in float32 the second witness is not asked).
-        seed: of the points.
-
-    Example:
-        >>> maps = torch.arange(8.0, dtype=torch.float64).reshape(2, 1, 2, 2) - 3
-        >>> why_not_piecewise_linear(lambda x: x.relu().flatten(1), maps)
-        ''
-        >>> why_not_piecewise_linear(lambda x: torch.nn.functional.silu(x).flatten(1), maps)
-        'silu is not piecewise linear'
-    """
-    with torch.no_grad(), Operators(features[:2]) as operators:
-        head(operators.features)
-    return operators.reason or bends(head, features, seed=seed)
 
 
 def bends(head: Head, features: Tensor, *, seed: int = 0, points: int = 8, step: float = 1e-7) -> str:

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -130,6 +130,7 @@ class Trace:
         runs: of modules that run more than once: the names of their outputs.
         opaque: modules with parts of their own that could not be looked into, by the name of their place.
         sizes: templates of the nodes that are sizes: ``None`` stands for the number of images.
+        writing: nodes whose operators write into what they are given.
     """
 
     root: nn.Module
@@ -139,6 +140,7 @@ class Trace:
     runs: dict[str, tuple[str, ...]]
     opaque: dict[str, str]
     sizes: dict[int, Any]
+    writing: frozenset[int]
 
     def whole(self) -> Program:
         """The classifier, images to logits."""
@@ -150,7 +152,7 @@ class Trace:
         return _program(self.root, self.nodes, range(1, end + 1), start=0, end=end)
 
     def behind(self, place: Place) -> Program:
-        """From a place to the logits."""
+        """From a place to the logits, without what does not lead there, such as probabilities beside them."""
         number = {node: index for index, node in enumerate(self.nodes)}
         known = {place.index}
         sizes = {}
@@ -161,7 +163,14 @@ class Trace:
                 elif index in self.sizes:
                     known.add(index)
                     sizes[index] = self.sizes[index]
-        steps = sorted(known - {place.index})
+        needed: set[int] = set()
+        for index in reversed(sorted(known - {place.index})):
+            # What writes may be needed for what it does to its input, though nothing reads its result.
+            if index in needed or index == _output(self.nodes) or index in self.writing:
+                needed.add(index)
+                if index not in sizes:
+                    needed.update(number[other] for other in self.nodes[index].all_input_nodes)
+        steps = sorted(needed - {place.index})
         return _program(self.root, self.nodes, steps, start=place.index, end=_output(self.nodes), sizes=sizes)
 
 
@@ -194,20 +203,23 @@ def trace(root: nn.Module, images: Tensor) -> Trace | str:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            with same_attributes(root):  # stand-ins for tensors are nothing that the network may meet again
+            # Stand-ins for tensors are nothing that the network may meet again; constants are left in the root.
+            with same_attributes(root.get_submodule("model")):
                 nodes = tuple(tracer.trace(root).nodes)
             program = _program(root, nodes, range(1, _output(nodes) + 1), start=0, end=_output(nodes))
-            runs = [_run_noting(program, images, 2)]
+            two = _run_noting(program, images, 2)
             # What differs between the runs as they do is the number of images.
-            runs.append(_run_noting(program, images, 3) if runs[0][2] else runs[0])
+            three = _run_noting(program, images, 3) if two.values else two
     except Exception as error:  # whatever the code of others does with values that are not there yet
         return f"torch.fx cannot trace it ({type(error).__name__}: {(str(error) or '-').splitlines()[0]})"
     number = {node: index for index, node in enumerate(nodes)}
-    sizes = _sizes_of(nodes, number, *(values for *_, values in runs))
+    sizes = _sizes_of(nodes, number, two.values, three.values)
     names, aliases, several = _names(number, tracer)
-    places = _places(root, nodes, number, names, sizes, runs[0])
+    places = _places(root, nodes, number, names, sizes, two)
     opaque = {aliases[path]: path for path in tracer.opaque if path in aliases}
-    return Trace(root, nodes, {place.name: place for place in places}, aliases, several, opaque, sizes)
+    return Trace(
+        root, nodes, {place.name: place for place in places}, aliases, several, opaque, sizes, frozenset(two.writing)
+    )
 
 
 class _Tracer(NodePathTracer):
@@ -272,24 +284,34 @@ def _program(
     return Program(root, steps, start=start, end=end)
 
 
-def _run_noting(
-    program: Program, images: Tensor, count: int
-) -> tuple[dict[int, tuple[int, ...]], dict[int, int], dict[int, Any]]:
-    """Shapes, the operators that mix so far, and values that are no tensors, of a run on ``count`` images."""
-    shapes: dict[int, tuple[int, ...]] = {}
-    mixing: dict[int, int] = {}
-    values: dict[int, Any] = {}
+@dataclass(frozen=True)
+class _Run:
+    """What a run gave, by node."""
+
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    mixing: dict[int, int] = field(default_factory=dict)  # the operators that mix so far
+    values: dict[int, Any] = field(default_factory=dict)  # that are no tensors
+    writing: list[int] = field(default_factory=list)
+
+
+def _run_noting(program: Program, images: Tensor, count: int) -> _Run:
+    """Run a program on ``count`` images."""
+    run, writes = _Run(), 0
     with Operators() as operators:
 
         def note(index: int, value: Any) -> None:
-            mixing[index] = operators.mixing
+            nonlocal writes
+            run.mixing[index] = operators.mixing
+            if operators.writes > writes:
+                writes = operators.writes
+                run.writing.append(index)
             if isinstance(value, Tensor):
-                shapes[index] = tuple(value.shape)
+                run.shapes[index] = tuple(value.shape)
             else:
-                values[index] = value
+                run.values[index] = value
 
         program(images[torch.arange(count, device=images.device) % len(images)], note)
-    return shapes, mixing, values
+    return run
 
 
 def _sizes_of(
@@ -336,9 +358,8 @@ def _places(
     number: Mapping[fx.Node, int],
     names: Mapping[int, str],
     sizes: Mapping[int, Any],
-    run: tuple[Mapping[int, tuple[int, ...]], Mapping[int, int], Mapping[int, Any]],
+    run: _Run,
 ) -> list[Place]:
-    shapes, mixing, _ = run
     reached = {0}
     for index, node in enumerate(nodes):
         if any(number[other] in reached for other in node.all_input_nodes):
@@ -357,7 +378,7 @@ def _places(
         if index in names:
             around = [number[_given(root, nodes[other])] for other in reversed(alive)]
             crossing = tuple(names.get(other, "the images" if other == 0 else str(nodes[other])) for other in around)
-            places.append(Place(names[index], index, shapes.get(index), mixing.get(index, 0), crossing))
+            places.append(Place(names[index], index, run.shapes.get(index), run.mixing.get(index, 0), crossing))
         alive.append(index)
     return places
 

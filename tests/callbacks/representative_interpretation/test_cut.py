@@ -220,6 +220,24 @@ def test_answers_that_are_no_tensor():
     check(net, "pool_1", images, logits=logits)
 
 
+@pytest.mark.parametrize("build", [Functional, Branching])
+def test_probabilities_beside_the_logits(build):
+    class Both(build):
+        def forward(self, images):
+            answer = super().forward(images)
+            return {"logits": answer, "probs": answer.softmax(1)}
+
+    net, images = made(Both), pictures()
+
+    def logits(out):
+        return out["logits"]
+
+    cut = check(net, candidates(net, images, logits=logits)[-1], images, logits=logits)
+    assert (cut.piecewise_linear, cut.reason) == (True, "")
+    with pytest.raises(ValueError, match="ends in softmax"):
+        split(net, cut.name, images, logits=lambda out: out["probs"])
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

@@ -9,7 +9,7 @@ from fulgurite.callbacks.representative_interpretation.linearity import (
     Operators,
     bends,
     is_affine,
-    why_not_piecewise_linear,
+    watch,
 )
 
 
@@ -67,19 +67,24 @@ def into_a_buffer(x):
     return F.relu_(out).flatten(1)
 
 
+def why_not(head, features):
+    """Both witnesses, as a cut asks them."""
+    return watch(head, features[:2])[1].reason or bends(head, features)
+
+
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_piecewise_linear_modules(name):
-    assert why_not_piecewise_linear(PIECEWISE[name](), maps()) == ""
+    assert why_not(PIECEWISE[name](), maps()) == ""
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_piecewise_linear_functions(name):
-    assert why_not_piecewise_linear(HEADS[name], maps()) == ""
+    assert why_not(HEADS[name], maps()) == ""
 
 
 @pytest.mark.parametrize("reason", SMOOTH)
 def test_smooth_functions_say_what_they_are(reason):
-    assert reason in why_not_piecewise_linear(SMOOTH[reason], maps())
+    assert reason in why_not(SMOOTH[reason], maps())
 
 
 def test_writing_into_a_buffer_is_followed():
@@ -88,12 +93,12 @@ def test_writing_into_a_buffer_is_followed():
         out[:, :2] = x[:, :2]
         return F.silu(out).flatten(1)
 
-    assert "silu" in why_not_piecewise_linear(hidden, maps())
+    assert "silu" in why_not(hidden, maps())
 
 
 def test_gates_that_do_not_come_from_the_features_are_linear():
     gate = F.silu(torch.ones(4, 1, 1, dtype=torch.float64))
-    assert why_not_piecewise_linear(lambda x: F.relu(x * torch.sigmoid(gate)).flatten(1), maps()) == ""
+    assert why_not(lambda x: F.relu(x * torch.sigmoid(gate)).flatten(1), maps()) == ""
 
 
 @settings(deadline=None, max_examples=25)
@@ -113,7 +118,7 @@ def test_many_kinks_are_still_piecewise_linear():
     torch.manual_seed(0)
     layers = [layer for _ in range(6) for layer in (nn.Conv2d(4 if _ == 0 else 64, 64, 3, padding=1), nn.ReLU())]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 36, 4)).double()
-    assert why_not_piecewise_linear(net, maps()) == ""
+    assert why_not(net, maps()) == ""
 
 
 def test_affine():
@@ -130,12 +135,31 @@ def test_one_feature_map_or_equal_ones_do_not_make_a_head_affine():
 
 
 def test_loss_of_precision_is_seen():
-    with Operators(maps()) as seen:
-        F.relu(seen.features.float()).double()
-    assert seen.narrow == "to_copy computes in float32"
-    with Operators(maps()) as seen:
-        F.relu(seen.features)
-    assert seen.narrow == ""
+    assert watch(lambda x: F.relu(x.float()).double(), maps())[1].narrow == "to_copy computes in float32"
+    assert watch(F.relu, maps())[1].narrow == ""
+
+
+def beside(x, *, mask=False):
+    probabilities = x.flatten(1).softmax(1)
+    narrow = probabilities.bfloat16()
+    logits = torch.where(narrow > 0.01, x.flatten(1), 0 * x.flatten(1)) if mask else F.relu(x).flatten(1)
+    logits.add_(1)
+    probabilities.log_()
+    return logits[:, :5]
+
+
+def test_what_is_computed_beside_the_logits_says_nothing_about_them():
+    _, origin = watch(beside, maps())
+    assert (origin.last, origin.reason, origin.narrow, origin.probabilities) == ("add", "", "", "")
+    assert "softmax is not" in watch(lambda x: beside(x, mask=True), maps())[1].reason
+
+
+def test_probabilities_are_recognised_whatever_view_of_them_is_returned():
+    for last in (torch.softmax, torch.log_softmax):
+        _, origin = watch(lambda x, last=last: torch.cat([last(x.flatten(1), 1)[:, :3], x[:, 0, 0, :2]], 1), maps())
+        assert origin.probabilities == last.__name__
+    _, origin = watch(lambda x: 2 * x.flatten(1).softmax(1), maps())
+    assert (origin.probabilities, origin.last) == ("", "mul")
 
 
 def test_mixing_operators_are_counted():

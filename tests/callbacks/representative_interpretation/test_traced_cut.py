@@ -80,6 +80,26 @@ def test_weights_are_only_those_behind_the_place():
     assert found.behind(found.places["act_0"]).weights() == ["root.model.last.weight", "root.model.last.bias"]
 
 
+def test_what_does_not_lead_to_the_logits_does_not_run_but_for_what_it_writes():
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.beside = nn.Conv2d(1, 4, 3), nn.Linear(64, 2)
+
+        def forward(self, images):
+            hidden = self.first(images)
+            self.beside(hidden.flatten(1)).softmax(1)
+            hidden.flatten(1).sub_(0.5)  # through a view
+            return hidden.mean((2, 3))
+
+    found, images = traced(Aside())
+    place = found.places["first"]
+    behind = found.behind(place)
+    assert behind.weights() == []
+    expected = found.root(images)
+    torch.testing.assert_close(behind(found.before(place)(images)), expected)
+
+
 def test_values_are_let_go():
     found, images = traced(nn.Sequential(*[nn.Conv2d(1, 1, 1) for _ in range(8)], nn.Flatten()))
     values, alive = [], []
