@@ -1,31 +1,23 @@
 """Where to cut a net so that an interpretation says more than "this is the predicted class"."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fulgurite.callbacks.representative_interpretation.anchors import (
-    Options,
-    anchors_of,
-    interpret_in_blocks,
-)
+from fulgurite.callbacks.representative_interpretation.anchors import Options
 from fulgurite.callbacks.representative_interpretation.cut import CutError, Split, candidates, split
 from fulgurite.callbacks.representative_interpretation.cut_table import CutRow as CutRow
-from fulgurite.callbacks.representative_interpretation.medoids import medoids
+from fulgurite.callbacks.representative_interpretation.measuring import Measuring
 from fulgurite.callbacks.representative_interpretation.reference import Reference, looking_into
 
 MOST_COVERAGE = 0.95  # a cut at which one interpretation covers more of its class says no more than the class
 _CHOSEN = "chosen"
-_INPUTS = 6
 _SAMPLE = 16  # images that a cut is verified on
-_LARGEST = 2**30  # bytes of an interpretation's planes, beyond which a cut is left alone unless it is asked for
 
 
 class DegenerateCutWarning(UserWarning):
@@ -70,7 +62,8 @@ def choose_cut(
     From the last cut backwards, cuts behind which the net is affine are skipped (all of a class lies in one polytope),
     and cuts at which an interpretation covers more than ``most_coverage`` of its predicted class, in the mean over the
     medoids of the largest classes, six at most. If none is left, it is the one that covers least, and a warning is due.
-    The reference is left as read at the chosen cut.
+    A reference of more than 1,000 images is represented by 1,000 of them, drawn by predicted class. It is left as read
+    at the chosen cut.
 
     Args:
         model: from images to logits.
@@ -106,6 +99,7 @@ def choose_cut(
     with looking_into(model):
         sample = _some(reference)
         names = candidates(model, sample, logits=logits)
+        measuring = Measuring(reference, options)
         rows: list[CutRow] = []
         best: tuple[CutRow, Split] | None = None
         single = False
@@ -120,7 +114,7 @@ def choose_cut(
             except CutError as error:
                 rows.append(_unmeasured(name, f"no cut: {error}"))
                 continue
-            row = _measured(reference, parts, options, measure_affine=every)
+            row = measuring.row(parts, even_affine=every)
             rows.append(row)
             single = row.coverage is not None and len(reference.counts) == 1
             if best is None or (not _informative(best[0], most_coverage) and _says_more(row, best[0])):
@@ -234,27 +228,6 @@ def warn_if_degenerate(
     advice = f"try the cut {earlier[-1]!r}, or cut='auto'" if earlier else "there is no earlier cut"
     row = CutRow(parts.name, parts.shape, parts.piecewise_linear, parts.affine, coverage, None, None, None, "")
     warnings.warn(f"at the cut {parts.name!r} {_reason(row)}; {advice}", DegenerateCutWarning, stacklevel=stacklevel)
-
-
-def _measured(reference: Reference, parts: Split, options: Options, *, measure_affine: bool) -> CutRow:
-    row = CutRow(parts.name, parts.shape, parts.piecewise_linear, parts.affine, None, None, None, None, "")
-    if parts.affine and not measure_affine:
-        return row
-    if 16 * options.boundaries * math.prod(parts.shape) > _LARGEST:
-        return replace(row, verdict="too large to be tried: name it to use it")
-    reference.read(parts)
-    counts = reference.counts
-    largest = sorted(counts, key=lambda label: (-counts[label], label))[:_INPUTS]
-    middle = medoids(reference, parts, {label: reference.predicted == label for label in largest})
-    found = interpret_in_blocks(reference, parts, anchors_of(reference, parts, list(middle.values())), options)
-    certificates = [one.certificate for one in found if one.sampled]
-    return replace(
-        row,
-        coverage=fmean(one.coverage for one in found),
-        purity=fmean(one.purity for one in found),
-        planes=fmean(len(one.planes) for one in found),
-        exact=fmean(certificates) if certificates else None,
-    )
 
 
 def _some(reference: Reference) -> Tensor:

@@ -17,7 +17,7 @@ from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, 
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.peeling import Peeling, classes_of
-from fulgurite.callbacks.representative_interpretation.reference import as_reference, looking_into
+from fulgurite.callbacks.representative_interpretation.reference import MOST_BYTES, as_reference, looking_into
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +187,7 @@ def interpret_classes(
     labels: Tensor | None = None,
     logits: Callable[[Any], Any] | None = None,
     batch_size: int = 256,
+    most_bytes: int = MOST_BYTES,
     seed: int = 0,
 ) -> Groups:
     """Group each predicted class by what decides its images: peel off one interpretation after another.
@@ -215,6 +216,7 @@ def interpret_classes(
         labels: likewise.
         logits: likewise.
         batch_size: likewise.
+        most_bytes: likewise.
         seed: likewise.
 
     Returns:
@@ -244,7 +246,7 @@ def interpret_classes(
             raise ValueError(f"got {name}={value!r}; expected a whole number from 1 on")
     options = Options(boundaries=boundaries, delta=delta, exact=exact, maps=maps, seed=seed)
     with looking_into(model):
-        images = as_reference(reference, labels=labels, batch_size=batch_size, seed=seed)
+        images = as_reference(reference, labels=labels, batch_size=batch_size, most_bytes=most_bytes, seed=seed)
         choice = cut_of(model, images, cut, options=options, logits=logits, deadline=deadline)
         peeling = Peeling(
             images,

@@ -12,6 +12,7 @@ from fulgurite.callbacks.representative_interpretation.auto_cut import MOST_COVE
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.reference import (
+    MOST_BYTES,
     Reference,
     as_reference,
     at_home,
@@ -33,6 +34,7 @@ def interpret(
     labels: Tensor | None = None,
     logits: Callable[[Any], Any] | None = None,
     batch_size: int = 256,
+    most_bytes: int = MOST_BYTES,
     seed: int = 0,
 ) -> Interpretation:
     r"""Find the group of reference images that a net decides as it decides x, and the few boundaries that hold it.
@@ -63,7 +65,9 @@ def interpret(
         maps: ``"channel"``, the paper's heat maps, or ``"elementwise"``, which add up to the planes' values.
         labels: (N,) true classes of the reference images, only for what is reported.
         logits: from the model's output to logits (B, C), where it gives something else.
-        batch_size: images that go through the model together.
+        batch_size: images that go through the model together; a ``Reference`` has its own.
+        most_bytes: the reference's feature maps are kept in memory up to this size, and else computed anew in every
+            pass; a ``Reference`` has its own.
         seed: of everything random; the same seed gives the same result.
 
     Returns:
@@ -92,7 +96,7 @@ def interpret(
     """
     options = Options(boundaries=boundaries, delta=delta, exact=exact, maps=maps, seed=seed)
     with looking_into(model):
-        images = as_reference(reference, labels=labels, batch_size=batch_size, seed=seed)
+        images = as_reference(reference, labels=labels, batch_size=batch_size, most_bytes=most_bytes, seed=seed)
         image = _one(x, images)
         choice = cut_of(model, images, cut, options=options, logits=logits)
         features, scores = answers(choice.split, at_home(image[None], model), what="x, as image")

@@ -143,9 +143,11 @@ class Reference:
             return
         known, weights = self._logits if self._answered_by(split) else None, marks(split.model)
         self._split, self._source, self._features, self._logits, self.warned = None, None, None, None, False
-        kept: Tensor | None = None
+        one = split.features(self._batch(split, slice(0, 1)))
+        fits = one.numel() * one.element_size() * len(self) <= self.most_bytes
+        kept = one.new_empty((len(self), *one.shape[1:])) if fits else None
         logits = known
-        for part in self._parts():
+        for part in self._parts() if fits or known is None else ():
             if known is None:
                 features, scores = answers(split, self._batch(split, part), what="reference images", first=part.start)
                 if logits is None:
@@ -153,12 +155,8 @@ class Reference:
                 logits[part] = scores.cpu()
             else:
                 features = split.features(self._batch(split, part))
-            if part.start == 0 and features[0].numel() * features.element_size() * len(self) <= self.most_bytes:
-                kept = features.new_empty((len(self), *features.shape[1:]))
             if kept is not None:
                 kept[part] = features
-            elif known is not None:
-                break
         self._split, self._source, self._fingerprint, self._marks = split, source, fingerprint(split), weights
         self._features, self._logits = kept, logits
 
@@ -196,7 +194,9 @@ class Reference:
         return f"Reference({len(self)} images {tuple(self.images.shape[1:])}, read={self.is_read})"
 
 
-def as_reference(images: Any, *, labels: Tensor | None, batch_size: int, seed: int) -> Reference:
+def as_reference(
+    images: Any, *, labels: Tensor | None, batch_size: int, seed: int, most_bytes: int = MOST_BYTES
+) -> Reference:
     """A reference as it is, or one made of images.
 
     Raises:
@@ -207,7 +207,7 @@ def as_reference(images: Any, *, labels: Tensor | None, batch_size: int, seed: i
         3
     """
     if not isinstance(images, Reference):
-        return Reference(images, labels=labels, batch_size=batch_size, seed=seed)
+        return Reference(images, labels=labels, batch_size=batch_size, most_bytes=most_bytes, seed=seed)
     if labels is not None:
         raise ValueError("got labels beside a Reference; expected them in it: Reference(images, labels=labels)")
     return images

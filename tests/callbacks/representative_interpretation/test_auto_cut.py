@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from fulgurite.callbacks.representative_interpretation import CutError, DegenerateCutWarning
+from fulgurite.callbacks.representative_interpretation import CutError, DegenerateCutWarning, measuring
 from fulgurite.callbacks.representative_interpretation import auto_cut as module
 from fulgurite.callbacks.representative_interpretation.anchors import Options
 from fulgurite.callbacks.representative_interpretation.auto_cut import choose_cut, cut_of, warn_if_degenerate
+from fulgurite.callbacks.representative_interpretation.measuring import Measuring
 from fulgurite.callbacks.representative_interpretation.reference import Reference
 
 
@@ -35,14 +36,14 @@ def pooled(images):
 def measured_as(monkeypatch, coverage):
     """Make each cut cover what the test says."""
 
-    def measure(reference, parts, options, *, measure_affine):
-        reference.read(parts)
+    def measure(measuring, parts, *, even_affine):
+        measuring.reference.read(parts)
         row = module.CutRow(parts.name, parts.shape, True, parts.affine, None, None, None, None, "")
-        if parts.affine and not measure_affine:
+        if parts.affine and not even_affine:
             return row
         return module.replace(row, coverage=coverage[parts.name], purity=1.0, planes=1.0, exact=1.0)
 
-    monkeypatch.setattr(module, "_measured", measure)
+    monkeypatch.setattr(Measuring, "row", measure)
 
 
 def verdicts(choice):
@@ -106,7 +107,7 @@ def test_real_measurements(fitted, images):
 
 
 def test_maps_too_large_to_be_tried(fitted, images, monkeypatch):
-    monkeypatch.setattr(module, "_LARGEST", 16 * 50 * 8 * 144 - 1)
+    monkeypatch.setattr(measuring, "_LARGEST", 16 * 50 * 8 * 144 - 1)
     choice = choose_cut(fitted, Reference(images), most_coverage=1.0, every=True)
     assert choice.split.name == "1.3"
     assert verdicts(choice)["0.2"] == "too large to be tried: name it to use it"
