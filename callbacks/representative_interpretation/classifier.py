@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 LogitsOf = Callable[[Any], Tensor]
 _SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of the largest logit
@@ -30,9 +31,11 @@ class Classifier(nn.Module):
         self._writes = False  # into the images that it is given
 
     def forward(self, images: Tensor) -> Any:
-        """The network's answer to images (B, …), before any check."""
-        answer = self.model(images)
-        return answer if self.logits_of is None else self.logits_of(answer)
+        """The network's answer to images (B, …), before any check; of log-probabilities what they were made of."""
+        with _LogSoftmax() as normalised:
+            answer = self.model(images)
+            answer = answer if self.logits_of is None else self.logits_of(answer)
+        return normalised.undone(answer)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images that are :meth:`ready`."""
@@ -65,6 +68,31 @@ class Classifier(nn.Module):
         return logits
 
 
+class _LogSoftmax(TorchFunctionMode):
+    """Remembers what each log_softmax over classes was given: its results differ from that by one number an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[tuple[Any, Any]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in _LOG_SOFTMAX:
+            given = dict(zip(("input", "dim"), args, strict=False)) | (kwargs or {})
+            if given.get("dim") in (1, -1, None):
+                self._made.append((out, given.get("input", given.get("self"))))
+        return out
+
+    def undone(self, answer: Any) -> Any:
+        """The logits that an answer is the logarithmic softmax of; any other answer as it is."""
+        if isinstance(answer, fx.Proxy) and (answer.node.op, answer.node.target) == ("call_method", "log_softmax"):
+            return fx.Proxy(answer.node.args[0], answer.tracer)  # methods of what stands in for tensors pass by here
+        return next((logits for made, logits in self._made if made is answer), answer)
+
+
+_LOG_SOFTMAX = (nn.functional.log_softmax, torch.log_softmax, torch.special.log_softmax, Tensor.log_softmax)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 

@@ -153,7 +153,8 @@ def split(model: nn.Module, name: str, images: Tensor, *, logits: LogitsOf | Non
 
     The parts come from the network's graph (``torch.fx``) where it can be traced, and from capture and replay where it
     cannot. Verified: :math:`G(ψ(x)) = F(x)`, and the logits of the same maps α are the same whichever image carries
-    them.
+    them. Of a network that ends in log_softmax the logits are the value before it: between classes they differ alike,
+    and they are piecewise linear where the network is.
 
     Args:
         model: images to logits; any module, a LightningModule too.

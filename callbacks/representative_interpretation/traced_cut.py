@@ -230,6 +230,10 @@ class _Tracer(NodePathTracer):
         self.outputs: dict[str, list[fx.Node | None]] = {}
         self.opaque: set[str] = set()
 
+    def is_leaf_module(self, m: nn.Module, module_qualname: str) -> bool:
+        """As ever, but that log_softmax is seen as the function that it is, which a classifier may take back."""
+        return not isinstance(m, nn.LogSoftmax) and super().is_leaf_module(m, module_qualname)
+
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         path = self.path_of_module(m)
         newest = next(reversed(self.graph.nodes))

@@ -254,10 +254,50 @@ def test_bad_images(images, message):
             call()
 
 
-@pytest.mark.parametrize("layer", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()])
+ENDS = {
+    "module": lambda net: nn.Sequential(net, nn.LogSoftmax(1)),
+    "function": lambda net: Ending(net, lambda logits: F.log_softmax(logits, dim=-1)),
+    "method": lambda net: Ending(net, lambda logits: logits.log_softmax(1)),
+    "operator": lambda net: Ending(net, lambda logits: torch.log_softmax(input=logits, dim=1)),
+}
+
+
+class Ending(nn.Module):
+    def __init__(self, net, end):
+        super().__init__()
+        self.net, self.end = net, end
+
+    def forward(self, images):
+        return self.end(self.net(images))
+
+
+@pytest.mark.parametrize("build", [Functional, Branching])
+@pytest.mark.parametrize("end", ["module", "function", "method", "operator"])
+def test_of_log_probabilities_the_logits_are_what_they_were_made_of(build, end):
+    inner, images = made(build), pictures()
+    net = ENDS[end](inner).eval()
+    name = candidates(net, images)[-1]
+    cut = check(net, name, images)
+    plain = split(inner, candidates(inner, images)[-1], images)
+    torch.testing.assert_close(cut.logits(images), plain.logits(images))
+    with torch.no_grad():
+        torch.testing.assert_close(cut.logits(images).log_softmax(1), net(images))
+    assert (cut.method, cut.piecewise_linear, cut.dtype) == (plain.method, True, torch.float64)
+    taken = split(net, name, images, logits=lambda out: out)
+    assert torch.equal(taken.logits(images), cut.logits(images))
+
+
+def test_log_probabilities_that_are_worked_on_are_no_logits():
+    net, images = Ending(made(Functional), lambda logits: 2 * F.log_softmax(logits, 1)), pictures()
+    assert "log_softmax is not" in split(net, "net.pool_0", images).reason
+    with pytest.raises(ValueError, match=r"ends in log_softmax; .* have it return the value before that"):
+        split(Ending(made(Functional), lambda logits: F.log_softmax(logits, 1)[:, :]), "net.pool_0", images)
+
+
+@pytest.mark.parametrize("layer", [nn.Softmax(1), nn.Sigmoid()])
 def test_probabilities_are_refused(layer):
     net = made(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3), layer))
-    with pytest.raises(ValueError, match=r"ends in (softmax|log_softmax|sigmoid); expected logits"):
+    with pytest.raises(ValueError, match=r"ends in (softmax|sigmoid); expected logits"):
         split(net, "1", pictures())
 
 
