@@ -1,6 +1,7 @@
 """From images to interpretations: the boundaries around each, one pass over the reference, the choice of planes."""
 
 import math
+import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -41,13 +42,29 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, least in (("boundaries", 1), ("delta", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if value is None and name == "delta":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"got {name}={value!r}; expected a whole number from {least} on")
+            if (value := getattr(self, name)) is not None or name != "delta":
+                object.__setattr__(self, name, whole(name, value, least=least))  # NumPy's numbers are no JSON
         if self.maps not in get_args(Maps):
             raise ValueError(f"got maps={self.maps!r}; expected one of {', '.join(get_args(Maps))}")
+
+
+def whole(name: str, value: object, *, least: int) -> int:
+    """A whole number, NumPy's too, as Python's.
+
+    Raises:
+        ValueError: it is none, or below the least.
+
+    Example:
+        >>> whole("delta", torch.tensor(3), least=0)
+        3
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"got {name}={value!r}; expected a whole number from {least} on")
+    return number
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,11 +35,11 @@ class CutRow:
     verdict: str
 
 
-def cut_table(rows: Sequence[CutRow]) -> str:
+def table_of(rows: Sequence[CutRow]) -> str:
     """The cuts as a table for people, first to last.
 
     Example:
-        >>> print(cut_table([CutRow("3", (8, 7, 7), True, False, 0.8, 0.99, 6.5, 1.0, "chosen")]))
+        >>> print(table_of([CutRow("3", (8, 7, 7), True, False, 0.8, 0.99, 6.5, 1.0, "chosen")]))
         cut  shape  covers  purity  planes  exact   verdict
         3    8×7×7   80.0%   99.0%     6.5  100.0%  chosen
     """
@@ -47,7 +47,7 @@ def cut_table(rows: Sequence[CutRow]) -> str:
     for row in rows:
         shape = "–" if row.shape is None else "×".join(map(str, row.shape))
         count = "–" if row.planes is None else f"{row.planes:.1f}"
-        cells.append((row.name, shape, _share(row.coverage), _share(row.purity), count, _share(row.exact), row.verdict))
+        cells.append((row.name, shape, share(row.coverage), share(row.purity), count, share(row.exact), row.verdict))
     widths = [max(len(line[column]) for line in cells) for column in range(7)]
     aligned = ["<", "<", ">", ">", ">", ">", "<"]
     return "\n".join(
@@ -56,5 +56,11 @@ def cut_table(rows: Sequence[CutRow]) -> str:
     )
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """A share in per cent; a dash for one that is not known or not defined.
+
+    Example:
+        >>> share(0.125), share(float("nan")), share(None)
+        ('12.5%', '–', '–')
+    """
     return "–" if value is None or value != value else f"{value:.1%}"

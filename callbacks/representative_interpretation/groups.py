@@ -11,9 +11,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from fulgurite.callbacks.representative_interpretation.anchors import Options
+from fulgurite.callbacks.representative_interpretation.anchors import Options, whole
 from fulgurite.callbacks.representative_interpretation.auto_cut import cut_of, warn_if_degenerate
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, cut_table
+from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, share, table_of
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.peeling import Peeling, classes_of
@@ -94,17 +94,17 @@ class Groups(Sequence[Interpretation]):
 
     @property
     def coverage(self) -> float:
-        """Share of the interpreted classes' own images that lie in one of their groups."""
+        """Share of the interpreted classes' own images that lie in one of their groups; NaN without groups."""
         return self._mean(lambda groups: sum(one.own for one in groups) / groups[0].class_size)
 
     @property
     def purity(self) -> float:
-        """Share of own images among the groups' members, in the mean over classes by their size."""
+        """Share of own images among the groups' members, in the mean over classes by their size; NaN without groups."""
         return self._mean(lambda groups: sum(one.own for one in groups) / sum(len(one.members) for one in groups))
 
     @property
     def certificate(self) -> float:
-        """Share of the sampled boundaries that were certified exact, in the mean over classes by their size."""
+        """Share of the sampled boundaries certified exact, in the mean over classes by size; NaN without boundaries."""
         return self._mean(
             lambda groups: (
                 sum(one.certificate * one.sampled for one in groups if one.sampled) / total
@@ -153,18 +153,17 @@ class Groups(Sequence[Interpretation]):
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self)} groups of {len(self.by_class)} classes at {self.cut!r}: they hold {self.coverage:.1%} of "
-            f"{self.num_images} images, purity {self.purity:.1%}, certified exact {self.certificate:.1%}",
+            f"{len(self)} groups of {len(self.by_class)} classes at {self.cut!r}: they hold {share(self.coverage)} of "
+            f"{self.num_images} images, purity {share(self.purity)}, certified exact {share(self.certificate)}",
             "class  group  planes   own  of class  strangers  commonest label",
         ]
         for label, groups in self.by_class.items():
             for place, one in enumerate(groups):
-                truth = "–" if one.label_purity is None else f"{one.label_purity:.1%}"
                 lines.append(
-                    f"{label:>5}  {place:>5}  {len(one.planes):>6}  {one.own:>4}  {one.coverage:>8.1%}  "
-                    f"{one.strangers:>9}  {truth:>15}"
+                    f"{label:>5}  {place:>5}  {len(one.planes):>6}  {one.own:>4}  {share(one.coverage):>8}  "
+                    f"{one.strangers:>9}  {share(one.label_purity):>15}"
                 )
-        return "\n".join([*lines, *self.notes, *([cut_table(self.cuts)] if self.cuts else [])])
+        return "\n".join([*lines, *self.notes, *([table_of(self.cuts)] if self.cuts else [])])
 
     def __repr__(self) -> str:
         return f"Groups({len(self)} of {len(self.by_class)} classes, cut={self.cut!r}, coverage={self.coverage:.3f})"
@@ -241,9 +240,8 @@ def interpret_classes(
         True
     """
     begun = time.perf_counter()
-    for name, value in (("groups_per_class", groups_per_class), ("smallest", smallest)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"got {name}={value!r}; expected a whole number from 1 on")
+    groups_per_class = whole("groups_per_class", groups_per_class, least=1)
+    smallest = whole("smallest", smallest, least=1)
     options = Options(boundaries=boundaries, delta=delta, exact=exact, maps=maps, seed=seed)
     with looking_into(model):
         images = as_reference(reference, labels=labels, batch_size=batch_size, most_bytes=most_bytes, seed=seed)

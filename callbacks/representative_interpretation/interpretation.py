@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.cut import Split
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, cut_table
+from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, share, table_of
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps, heatmaps
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 from fulgurite.callbacks.representative_interpretation.reference import (
@@ -81,10 +81,11 @@ class Interpretation:
         own: members that the net predicts as c.
         strangers: members that it does not.
         delta: δ, how many strangers were tolerated.
-        coverage: ``own`` over ``class_size``.
-        purity: ``own`` over all members.
-        agreement: share of (reference image, sampled plane) where the plane's sign is that of the net's own z_c − z_j.
-        grades: share of the sampled planes with each grade of the certificate.
+        coverage: ``own`` over ``class_size``; NaN without reference images of the class.
+        purity: ``own`` over all members; NaN without members.
+        agreement: share of (reference image, sampled plane) where the plane's sign is that of the net's own z_c − z_j;
+            NaN where no boundary was met.
+        grades: share of the sampled planes with each grade of the certificate; NaN where no boundary was met.
         gap: (optimum − greedy) / optimum in own images; ``None`` without ``exact=True``, or unproven.
         label_mix: members by true class, if the reference has labels.
         class_size: reference images that the net predicts as c.
@@ -148,7 +149,7 @@ class Interpretation:
 
     @property
     def certificate(self) -> float:
-        """Share of the sampled planes that were certified exact at another point of their linear piece."""
+        """Share of the sampled planes certified exact at another point of their linear piece; NaN without planes."""
         return self.grades["exact"]
 
     @property
@@ -181,8 +182,17 @@ class Interpretation:
             images: need not be covered.
             maps: ``"channel"`` (the paper's) or ``"elementwise"``; default: as chosen when interpreting.
             size: (H, W); default: that of the images.
+
+        Raises:
+            ValueError: images (B, D) without height and width, and no size.
         """
-        size = size or (int(self.image.shape[-2]), int(self.image.shape[-1]))
+        if size is None:
+            if self.image.ndim < 2:
+                raise ValueError(
+                    f"got images (B, {self.image.numel()}) without height and width; expected a size for the maps; "
+                    "pass size=(H, W)"
+                )
+            size = int(self.image.shape[-2]), int(self.image.shape[-1])
 
         def drawn(features: Tensor, logits: Tensor) -> Tensor:
             return heatmaps(self.planes, features, maps=maps or self.maps, size=size)
@@ -262,15 +272,17 @@ class Interpretation:
 
     def __str__(self) -> str:
         gap = "" if self.gap is None else f", {self.gap:.1%} below the optimum"
+        agreed = f"planes agree with the net on {share(self.agreement)} of the images"
+        certified = f"certified exact {share(self.certificate)}, {agreed}"
         lines = [
             f"class {self.label} at {self.cut!r} ({self.mode}): {len(self.planes)} of {self.sampled} boundaries hold "
-            f"{self.own} of {self.class_size} images ({self.coverage:.1%}) and {self.strangers} strangers{gap}",
-            f"certified exact {self.certificate:.1%}, planes agree with the net on {self.agreement:.1%} of the images",
+            f"{self.own} of {self.class_size} images ({share(self.coverage)}) and {self.strangers} strangers{gap}",
+            certified if self.sampled else "no boundary",
             *self.notes,
         ]
         if self.label_mix is not None:
             lines.append("true labels: " + ", ".join(f"{label}: {count}" for label, count in self.label_mix.items()))
-        return "\n".join(lines + ([cut_table(self.cuts)] if self.cuts else []))
+        return "\n".join(lines + ([table_of(self.cuts)] if self.cuts else []))
 
     def __repr__(self) -> str:
         return (

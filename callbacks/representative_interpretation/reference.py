@@ -67,8 +67,8 @@ class Reference:
         most_bytes: int = MOST_BYTES,
         seed: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"got batch_size={batch_size}; expected 1 or more")
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"got batch_size={batch_size!r}; expected a whole number from 1 on")
         pixels, found = _gather(images, batch_size, seed)
         self.images = checked_images(pixels, "the reference")
         self.labels = checked_labels(found if labels is None else labels, len(self.images))

@@ -1,6 +1,6 @@
 """The table of cuts for people."""
 
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, cut_table
+from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, table_of
 
 
 def test_what_is_not_known_is_a_dash():
@@ -8,7 +8,7 @@ def test_what_is_not_known_is_a_dash():
         CutRow("features.3", (8, 14, 14), True, False, 0.5, 0.875, 12.25, 1.0, "chosen"),
         CutRow("x", None, None, None, None, float("nan"), None, None, "not measured"),
     ]
-    lines = cut_table(rows).splitlines()
+    lines = table_of(rows).splitlines()
     assert lines[0].split() == ["cut", "shape", "covers", "purity", "planes", "exact", "verdict"]
     assert lines[1].split() == ["features.3", "8×14×14", "50.0%", "87.5%", "12.2", "100.0%", "chosen"]
     assert lines[2].split() == ["x", "–", "–", "–", "–", "–", "not", "measured"]

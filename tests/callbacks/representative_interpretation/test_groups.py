@@ -124,7 +124,7 @@ def test_progress_and_a_few_classes(fitted, reference):
         fitted,
         images,
         classes=[2, 0, 2],
-        groups_per_class=2,
+        groups_per_class=np.int64(2),
         cut="1",
         boundaries=5,
         smallest=300,
@@ -156,6 +156,8 @@ def test_one_predicted_class(fitted, reference):
     assert len(groups) == 1
     assert (groups.coverage, groups.purity) == (1, 1)
     assert np.isnan(groups.certificate)
+    assert "certified exact –" in str(groups)
+    assert "nan" not in str(groups)
     assert json.loads(json.dumps(groups.to_dict(), allow_nan=False))["certificate"] is None
 
 
@@ -172,6 +174,7 @@ def test_a_cut_that_says_nothing_is_named(rnet, faces):
     [
         ({"groups_per_class": 0}, "groups_per_class=0"),
         ({"smallest": 0}, "smallest=0"),
+        ({"smallest": 2.0}, r"smallest=2\.0"),
         ({"classes": [7]}, r"got class 7, but no reference image is predicted as it; there are 0, 1, 2"),
         ({"boundaries": 0}, "boundaries=0"),
         ({"cut": "nowhere"}, "there is no cut 'nowhere'"),
@@ -187,6 +190,7 @@ def test_no_classes_are_asked_for(fitted, reference):
     assert len(groups) == 0
     assert np.isnan(groups.coverage)
     assert "0 groups" in str(groups)
+    assert "nan" not in str(groups)
 
 
 def test_the_model_stays_as_it_was(make_network, reference):

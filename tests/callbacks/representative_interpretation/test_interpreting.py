@@ -206,6 +206,29 @@ class TestRepeated:
         assert found.class_size == 300
 
 
+def test_numbers_of_numpy_are_whole_numbers(fitted, reference):
+    images, _ = reference
+    options = {"delta": np.int64(3), "boundaries": np.int32(6), "seed": np.uint8(1)}
+    found = interpret(fitted, images[4], images, cut=CUT, **options)
+    plain = interpret(fitted, images[4], images, cut=CUT, delta=3, boundaries=6, seed=1)
+    assert as_json(found) == as_json(plain)
+
+
+def test_maps_of_images_without_height_and_width(reference):
+    images = reference[0].flatten(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Unflatten(1, (1, 12, 12)), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 8), nn.ReLU()
+        ).append(nn.Linear(8, 2))
+    with torch.no_grad():
+        model[6].bias -= model(images).mean(0)
+    found = interpret(model, images[0], images, cut="2", boundaries=5)
+    with pytest.raises(ValueError, match=r"got images \(B, 144\) without height and width; .* pass size=\(H, W\)"):
+        found.heatmap(images[:2])
+    assert found.heatmap(images[:2], size=(12, 12)).shape == (2, 12, 12)
+
+
 class TestUntouched:
     def test_model_and_random_numbers(self, fitted, reference):
         images, _ = reference
@@ -274,6 +297,8 @@ class TestEdges:
         assert alone.distance(reference[0]).tolist() == [0.0] * 300
         assert not alone.heatmap(same[:2]).any()
         assert "no boundary" in alone.notes[0]
+        assert "no boundary" in str(alone).splitlines()
+        assert "nan" not in str(alone)
         assert json.loads(as_json(alone))["certificate"] is None
         with pytest.warns(UserWarning, match="are predicted as class 1"):
             assert interpret(fitted, same[0], same).cuts[-1].coverage == 1
@@ -293,6 +318,7 @@ class TestEdges:
         assert lonely.class_size == lonely.own == 0
         assert np.isnan(lonely.coverage)
         assert "coverage is not defined" in lonely.notes[0]
+        assert "hold 0 of 0 images (–)" in str(lonely)
         assert json.loads(as_json(lonely))["coverage"] is None
 
     def test_the_image_itself_many_times_over(self, fitted, reference):
@@ -401,6 +427,7 @@ class TestBadInput:
             ({"boundaries": 0}, "boundaries=0"),
             ({"boundaries": 2.5}, r"boundaries=2\.5"),
             ({"delta": -1}, "delta=-1"),
+            ({"delta": np.float64(1)}, "delta="),
             ({"seed": -1}, "seed=-1"),
             ({"seed": True}, "seed=True"),
             ({"maps": "jet"}, "maps='jet'; expected one of channel, elementwise"),
