@@ -180,16 +180,7 @@ def split(model: nn.Module, name: str, images: Tensor, *, logits: LogitsOf | Non
         >>> torch.allclose(cut.head(maps.double()).float(), answers, atol=1e-5)
         True
     """
-    check_images(images)
-    root = Classifier(model, logits)
-    with untouched(root.model), torch.no_grad():
-        images = root.ready(images)[:_VERIFIED]
-        expected = root.expected(images)
-        parts = _parts(root, name, images, expected)
-        features, found = parts.predict(images.clone())
-        if not agree(found, expected):
-            raise CutError(f"cut {name!r}: its two parts give other logits than the network; choose another cut")
-        return Split(parts, name, features, expected)
+    return Splitter(model, images, logits=logits).split(name)
 
 
 def candidates(model: nn.Module, images: Tensor, *, logits: LogitsOf | None = None) -> tuple[str, ...]:
@@ -214,11 +205,95 @@ def candidates(model: nn.Module, images: Tensor, *, logits: LogitsOf | None = No
         ('1', '4')
     """
     check_images(images)
-    root = Classifier(model, logits)
-    with untouched(root.model), torch.no_grad():
-        images = root.ready(images)[:2]
-        expected = root.expected(images)
-        return _cuts(root, _traced(root, images, expected), images, expected)
+    return Splitter(model, images[:2], logits=logits).candidates()
+
+
+class Splitter:
+    """A classifier that is traced and verified once, to be cut at several places.
+
+    As a :class:`Split` it belongs to the network as it was when it was made.
+
+    Args:
+        model: images to logits.
+        images: (B, …) float, some real ones; eight at most are used.
+        logits: takes the logits out of what the model returns, where that is no tensor.
+
+    Raises:
+        ValueError: images or logits that cannot be used.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> splitter = Splitter(net, torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+        >>> [splitter.split(name).shape for name in splitter.candidates()]
+        [(4, 6, 6)]
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, *, logits: LogitsOf | None = None) -> None:
+        check_images(images)
+        self._root = Classifier(model, logits)
+        with untouched(self.model), torch.no_grad():
+            self._images = self._root.ready(images)[:_VERIFIED]
+            self._expected = self._root.expected(self._images)
+            self._traced = _traced(self._root, self._images, self._expected)
+        self._names: tuple[str, ...] | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network itself, without a wrapper."""
+        return self._root.model
+
+    def candidates(self) -> tuple[str, ...]:
+        """What :func:`candidates` finds."""
+        if self._names is None:
+            with untouched(self.model), torch.no_grad():
+                self._names = _cuts(self._root, self._traced, self._images[:2], self._expected[:2])
+        return self._names
+
+    def split(self, name: str) -> Split:
+        """What :func:`split` makes.
+
+        Args:
+            name: of the cut.
+
+        Raises:
+            CutError: there is no such cut, or it is none.
+            ValueError: a network that ends in softmax.
+        """
+        with untouched(self.model), torch.no_grad():
+            parts = self._parts(name)
+            features, found = parts.predict(self._images.clone())
+            if not agree(found, self._expected):
+                raise CutError(f"cut {name!r}: its two parts give other logits than the network; choose another cut")
+            return Split(parts, name, features, self._expected)
+
+    def _parts(self, name: str) -> Parts:
+        why, traced = "", self._traced
+        if isinstance(traced, Trace):
+            place = traced.places.get(traced.aliases.get(name, name))
+            if name in traced.runs:
+                runs = traced.runs[name]
+                why = f"its module runs {len(runs)} times; name the run: {', '.join(map(repr, runs))}"
+            elif place is not None and place.crossing:
+                around = ", ".join(map(repr, place.crossing[:3]))
+                why = f"a skip connection crosses it: behind it, what comes from {around} is used as well"
+            elif place is not None and (place.shape is None or len(place.shape) != 4):
+                got = "no tensor" if place.shape is None else f"(B, {', '.join(map(str, place.shape[1:]))})"
+                why = f"its output is {got}; expected feature maps (B, K, H, W)"
+            elif place is not None:
+                return TracedParts(self._root, traced, place)
+        modules = {path for path, _ in self.model.named_modules() if path}
+        if not why and name in modules:
+            parts = replayed_parts(self._root, name, self._images, self._expected)
+            if isinstance(parts, ReplayedParts):
+                return parts
+            why = parts
+        cuts = self.candidates()
+        exist = f"cuts that exist: {', '.join(cuts) or 'none'}"
+        if why:
+            raise CutError(f"{name!r} is no cut: {why}; {exist}")
+        known = modules | set(traced.places if isinstance(traced, Trace) else ())
+        near = difflib.get_close_matches(name, cuts, 1, 0.5) or difflib.get_close_matches(name, sorted(known), 1, 0.5)
+        raise CutError(f"there is no cut {name!r}{f'; did you mean {near[0]!r}?' if near else ''}; {exist}")
 
 
 def _watched(parts: Parts, features: Tensor) -> tuple[Tensor, Origin, str]:
@@ -259,37 +334,6 @@ def _traced(root: Classifier, images: Tensor, expected: Tensor) -> Trace | str:
     if isinstance(traced, Trace) and not agree(as_logits(traced.whole()(images.clone()), len(images)), expected):
         return "its trace gives other logits than the network"
     return traced
-
-
-def _parts(root: Classifier, name: str, images: Tensor, expected: Tensor) -> Parts:
-    traced = _traced(root, images, expected)
-    why = ""
-    if isinstance(traced, Trace):
-        place = traced.places.get(traced.aliases.get(name, name))
-        if name in traced.runs:
-            runs = traced.runs[name]
-            why = f"its module runs {len(runs)} times; name the run: {', '.join(map(repr, runs))}"
-        elif place is not None and place.crossing:
-            around = ", ".join(map(repr, place.crossing[:3]))
-            why = f"a skip connection crosses it: behind it, what comes from {around} is used as well"
-        elif place is not None and (place.shape is None or len(place.shape) != 4):
-            got = "no tensor" if place.shape is None else f"(B, {', '.join(map(str, place.shape[1:]))})"
-            why = f"its output is {got}; expected feature maps (B, K, H, W)"
-        elif place is not None:
-            return TracedParts(root, traced, place)
-    modules = {path for path, _ in root.model.named_modules() if path}
-    if not why and name in modules:
-        parts = replayed_parts(root, name, images, expected)
-        if isinstance(parts, ReplayedParts):
-            return parts
-        why = parts
-    cuts = _cuts(root, traced, images[:2], expected[:2])
-    exist = f"cuts that exist: {', '.join(cuts) or 'none'}"
-    if why:
-        raise CutError(f"{name!r} is no cut: {why}; {exist}")
-    known = modules | set(traced.places if isinstance(traced, Trace) else ())
-    near = difflib.get_close_matches(name, cuts, 1, 0.5) or difflib.get_close_matches(name, sorted(known), 1, 0.5)
-    raise CutError(f"there is no cut {name!r}{f'; did you mean {near[0]!r}?' if near else ''}; {exist}")
 
 
 def _cuts(root: Classifier, traced: Trace | str, images: Tensor, expected: Tensor) -> tuple[str, ...]:

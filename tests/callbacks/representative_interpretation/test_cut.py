@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from fulgurite.callbacks.representative_interpretation.cut import CutError, candidates, split
+from fulgurite.callbacks.representative_interpretation import cut as cutting
+from fulgurite.callbacks.representative_interpretation.cut import CutError, Splitter, candidates, split
 from fulgurite.callbacks.representative_interpretation.untouched import untouched
 
 
@@ -470,6 +471,28 @@ def test_only_the_part_behind_the_cut_runs():
     assert net.last not in ran
     for handle in handles:
         handle.remove()
+
+
+@pytest.mark.parametrize("build", [Functional, Branching])
+def test_several_cuts_of_a_network_that_is_traced_once(build, monkeypatch):
+    net, images = made(build), pictures()
+    names = candidates(net, images)
+    wanted = [split(net, name, images) for name in names]
+    traces = []
+    trace = cutting.trace
+    monkeypatch.setattr(cutting, "trace", lambda *arguments: traces.append(0) or trace(*arguments))
+    splitter = Splitter(net, images)
+    assert splitter.model is net
+    assert splitter.candidates() == names
+    with pytest.raises(CutError, match="no cut 'nowhere'"):
+        splitter.split("nowhere")
+    for name, other in zip(names, wanted, strict=True):
+        cut = splitter.split(name)
+        assert repr(cut) == repr(other)
+        assert cut.fingerprint() == other.fingerprint()
+        assert torch.equal(cut.features(images), other.features(images))
+        assert torch.equal(cut.logits(images), other.logits(images))
+    assert len(traces) == 1
 
 
 def test_hooks_of_others_see_tensors_and_keep_working():

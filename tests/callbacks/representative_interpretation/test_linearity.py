@@ -121,6 +121,41 @@ def test_many_kinks_are_still_piecewise_linear():
     assert why_not(net, maps()) == ""
 
 
+@pytest.mark.parametrize("smooth", [False, True])
+def test_few_maps_go_through_the_head_at_a_time(smooth):
+    sizes = []
+
+    def head(x):
+        sizes.append(len(x))
+        return (F.silu(x) if smooth else F.relu(x)).flatten(1)
+
+    bends(head, maps(count=8))
+    assert max(sizes) <= 4
+    assert sum(sizes) <= (12 if smooth else 4)
+    sizes.clear()
+    assert not is_affine(head, maps(count=8))
+    assert sizes == [6]
+
+
+def test_kinks_at_the_first_points_alone_do_not_make_a_head_smooth():
+    calls = []
+
+    def head(x):
+        calls.append(0)
+        return (x**2 if len(calls) == 1 else F.relu(x)).flatten(1)
+
+    assert bends(head, maps()) == ""
+    assert len(calls) == 2
+
+
+def test_affine_is_what_all_pairs_say():
+    """Kinks that only the last map reaches."""
+    features = maps(count=8).abs()
+    features[6] -= 5
+    assert not is_affine(lambda x: x.relu().flatten(1), features)
+    assert is_affine(lambda x: x.relu().flatten(1), features[:6])
+
+
 def test_affine():
     pooled = drawn(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), linear(8))
     assert is_affine(pooled, maps())
