@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fulgurite.callbacks.representative_interpretation.auto_cut import DegenerateCutWarning as DegenerateCutWarning
+    from fulgurite.callbacks.representative_interpretation.auto_cut import cut_table as cut_table
     from fulgurite.callbacks.representative_interpretation.callback import (
         RepresentativeInterpretation as RepresentativeInterpretation,
     )
@@ -22,6 +23,7 @@ _HOMES = {
     "Interpretation": "fulgurite.callbacks.representative_interpretation.interpretation",
     "Reference": "fulgurite.callbacks.representative_interpretation.reference",
     "RepresentativeInterpretation": "fulgurite.callbacks.representative_interpretation.callback",
+    "cut_table": "fulgurite.callbacks.representative_interpretation.auto_cut",
     "interpret": "fulgurite.callbacks.representative_interpretation.interpreting",
     "interpret_classes": "fulgurite.callbacks.representative_interpretation.groups",
 }
@@ -32,6 +34,7 @@ __all__ = [
     "Interpretation",
     "Reference",
     "RepresentativeInterpretation",
+    "cut_table",
     "interpret",
     "interpret_classes",
 ]

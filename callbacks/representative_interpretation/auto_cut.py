@@ -11,9 +11,15 @@ from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.anchors import Options
 from fulgurite.callbacks.representative_interpretation.cut import CutError, Split, candidates, split
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow as CutRow
+from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow as CutRow
+from fulgurite.callbacks.representative_interpretation.cut_rows import CutTable
 from fulgurite.callbacks.representative_interpretation.measuring import Measuring
-from fulgurite.callbacks.representative_interpretation.reference import Reference, looking_into
+from fulgurite.callbacks.representative_interpretation.reference import (
+    MOST_BYTES,
+    Reference,
+    as_reference,
+    looking_into,
+)
 
 MOST_COVERAGE = 0.95  # a cut at which one interpretation covers more of its class says no more than the class
 _CHOSEN = "chosen"
@@ -39,7 +45,7 @@ class Choice:
 
     Example:
         >>> Choice.__annotations__["rows"]
-        tuple[fulgurite.callbacks.representative_interpretation.cut_table.CutRow, ...]
+        tuple[fulgurite.callbacks.representative_interpretation.cut_rows.CutRow, ...]
     """
 
     split: Split
@@ -96,6 +102,80 @@ def choose_cut(
         ('1', 'chosen')
     """
     options = options or Options()
+    choice = _choose(model, reference, options, logits, most_coverage, deadline, every=every)
+    chosen = next(row for row in choice.rows if row.name == choice.split.name)
+    if len(reference.counts) > 1 and not _informative(chosen, most_coverage):
+        warnings.warn(f"every cut says little: {_reason(chosen)}", DegenerateCutWarning, stacklevel=stacklevel)
+    return choice
+
+
+def cut_table(
+    model: nn.Module,
+    reference: Any,
+    *,
+    boundaries: int = 50,
+    logits: Callable[[Any], Any] | None = None,
+    most_coverage: float = MOST_COVERAGE,
+    deadline: float | None = None,
+    batch_size: int = 256,
+    most_bytes: int = MOST_BYTES,
+    seed: int = 0,
+) -> CutTable:
+    """How much interpretations say at each cut of a net: the mean coverage, purity and number of planes there.
+
+    Of P. C.-H. Lam et al., "Finding Representative Interpretations on Convolutional Neural Networks",
+    https://arxiv.org/abs/2108.06384, who cut at the last convolution. Where the net behind that is affine, or nearly
+    so, one polytope holds a whole predicted class and says no more than the class does. ``cut="auto"`` measures only
+    as many cuts as it needs; here each one is.
+
+    Args:
+        model: any classifier from images to logits.
+        reference: unlabelled images, as for
+            :func:`~fulgurite.callbacks.representative_interpretation.interpreting.interpret`; of more than 1,000 as
+            many are drawn.
+        boundaries: sampled for each of the six interpretations at most whose mean is taken.
+        logits: see ``interpret``, as for the options that are not named here.
+        most_coverage: beyond this mean coverage of its own class an interpretation says no more than the class.
+        deadline: ``time.monotonic()`` after which no further cut is measured, from the last one backwards.
+        batch_size: see ``interpret``.
+        most_bytes: see ``interpret``.
+        seed: see ``interpret``.
+
+    Returns:
+        A row a cut, first to last, which prints as a table.
+
+    Raises:
+        ValueError: as ``interpret``.
+        CutError: the model has no cut.
+
+    Example:
+        >>> layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2)
+        >>> net = nn.Sequential(*layers)
+        >>> draw = torch.Generator().manual_seed(2)
+        >>> images = torch.rand(60, 1, 6, 6, generator=draw)
+        >>> for weight in net.parameters():
+        ...     _ = nn.init.normal_(weight, std=0.5, generator=draw)
+        >>> table = cut_table(net, images)
+        >>> table.chosen, table[0].coverage < 0.95, str(table).splitlines()[0]
+        ('1', True, 'cut  shape  covers  purity  planes  exact   verdict')
+    """
+    options = Options(boundaries=boundaries, seed=seed)
+    with looking_into(model):
+        images = as_reference(reference, labels=None, batch_size=batch_size, most_bytes=most_bytes, seed=seed)
+        choice = _choose(model, images, options, logits, most_coverage, deadline, every=True)
+    return CutTable(choice.rows, choice.split.name)
+
+
+def _choose(
+    model: nn.Module,
+    reference: Reference,
+    options: Options,
+    logits: Callable[[Any], Any] | None,
+    most_coverage: float,
+    deadline: float | None,
+    *,
+    every: bool,
+) -> Choice:
     with looking_into(model):
         sample = _some(reference)
         names = candidates(model, sample, logits=logits)
@@ -105,8 +185,8 @@ def choose_cut(
         single = False
         for name in reversed(names):
             late = deadline is not None and time.monotonic() > deadline
-            enough = best is not None and (late or single or _informative(best[0], most_coverage))
-            if enough and not every:
+            enough = best is not None and (single or _informative(best[0], most_coverage))
+            if (enough and not every) or (late and best is not None):
                 rows.append(_unmeasured(name, "not measured"))
                 continue
             try:
@@ -126,8 +206,6 @@ def choose_cut(
             )
         chosen, parts = best
         reference.read(parts, source=(model, logits, parts.name))
-    if len(reference.counts) > 1 and not _informative(chosen, most_coverage):
-        warnings.warn(f"every cut says little: {_reason(chosen)}", DegenerateCutWarning, stacklevel=stacklevel)
     return Choice(parts, tuple(_judged(row, chosen, most_coverage) for row in reversed(rows)))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.anchors import Options, whole
 from fulgurite.callbacks.representative_interpretation.auto_cut import cut_of, warn_if_degenerate
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, share, table_of
+from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow, share, table_of
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.peeling import Peeling, classes_of

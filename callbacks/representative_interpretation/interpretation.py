@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.cut import Split
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, share, table_of
+from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow, share, table_of
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps, heatmaps
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 from fulgurite.callbacks.representative_interpretation.reference import (

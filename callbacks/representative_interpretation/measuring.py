@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fulgurite.callbacks.representative_interpretation.anchors import Options, anchors_of, interpret_in_blocks
 from fulgurite.callbacks.representative_interpretation.cut import Split
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
+from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow
 from fulgurite.callbacks.representative_interpretation.medoids import medoids
 from fulgurite.callbacks.representative_interpretation.reference import Reference
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.cut import Split
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
+from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow
 from fulgurite.callbacks.representative_interpretation.untouched import untouched
 from fulgurite.callbacks.representative_interpretation.weights import Marks, fingerprint, marks
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.cut import split
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow
+from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow
 from fulgurite.callbacks.representative_interpretation.interpretation import Interpretation
 from fulgurite.callbacks.representative_interpretation.planes import Planes
 from fulgurite.callbacks.representative_interpretation.reference import at_home, looking_into

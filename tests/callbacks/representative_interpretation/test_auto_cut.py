@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fulgurite.callbacks.representative_interpretation import CutError, DegenerateCutWarning, measuring
+from fulgurite.callbacks.representative_interpretation import CutError, DegenerateCutWarning, cut_table, measuring
 from fulgurite.callbacks.representative_interpretation import auto_cut as module
 from fulgurite.callbacks.representative_interpretation.anchors import Options
 from fulgurite.callbacks.representative_interpretation.auto_cut import choose_cut, cut_of, warn_if_degenerate
@@ -181,3 +181,34 @@ class TestWarning:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warn_if_degenerate(fitted, reference, choice, coverage=0.95, alone=False)
+
+
+@pytest.mark.filterwarnings("error")
+class TestTable:
+    def test_every_cut_is_measured(self, pooled, images):
+        table = cut_table(pooled, images, boundaries=6)
+        assert [row.name for row in table] == ["0.1", "1.1", "2.1"]
+        assert all(0 < row.coverage <= 1 and 0 < row.purity <= 1 and row.planes for row in table)
+        assert table[2].affine
+        assert table[:2] == table.rows[:2]
+        lines = str(table).splitlines()
+        assert len(lines) == 4
+        assert next(line for line in lines if "chosen" in line).startswith(table.chosen)
+
+    def test_it_chooses_as_auto_does(self, fitted, images):
+        reference = Reference(images)
+        table = cut_table(fitted, reference, boundaries=12, most_coverage=0.99)
+        choice = choose_cut(fitted, Reference(images), options=Options(boundaries=12), most_coverage=0.99)
+        assert table.chosen == choice.split.name
+        assert cut_table(fitted, images, boundaries=12, most_coverage=0.99) == table
+
+    def test_time_may_be_over(self, fitted, images):
+        table = cut_table(fitted, images, deadline=time.monotonic() - 1, boundaries=6)
+        assert [row.coverage is None for row in table] == [True, False]
+        assert table[0].verdict == "not measured"
+
+    def test_bad_input(self, fitted, images):
+        with pytest.raises(ValueError, match="boundaries=0"):
+            cut_table(fitted, images, boundaries=0)
+        with pytest.raises(ValueError, match=r"expected a torch\.nn\.Module"):
+            cut_table(lambda images: images, images)

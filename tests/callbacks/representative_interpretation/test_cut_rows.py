@@ -1,6 +1,6 @@
 """The table of cuts for people."""
 
-from fulgurite.callbacks.representative_interpretation.cut_table import CutRow, table_of
+from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow, table_of
 
 
 def test_what_is_not_known_is_a_dash():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,39 @@ class CutRow:
     planes: float | None
     exact: float | None
     verdict: str
+
+
+@dataclass(frozen=True)
+class CutTable(Sequence[CutRow]):
+    """The cuts of a net, first to last; prints as a table.
+
+    Attributes:
+        rows: one a cut.
+        chosen: the name of the cut that ``cut="auto"`` takes.
+
+    Example:
+        >>> table = CutTable((CutRow("3", (8, 7, 7), True, False, 0.8, 0.99, 6.5, 1.0, "chosen"),), "3")
+        >>> len(table), table[0].name
+        (1, '3')
+    """
+
+    rows: tuple[CutRow, ...]
+    chosen: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> CutRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[CutRow, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> CutRow | tuple[CutRow, ...]:
+        return self.rows[index]
+
+    def __str__(self) -> str:
+        return table_of(self.rows)
 
 
 def table_of(rows: Sequence[CutRow]) -> str:
