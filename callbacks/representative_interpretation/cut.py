@@ -331,6 +331,8 @@ class _Choice:
 
 def _traced(root: Classifier, images: Tensor, expected: Tensor) -> Trace | str:
     traced = trace(root, images)
+    # Two are enough to see another function; each cut is verified on all.
+    images, expected = images[:2], expected[:2]
     if isinstance(traced, Trace) and not agree(as_logits(traced.whole()(images.clone()), len(images)), expected):
         return "its trace gives other logits than the network"
     return traced
