@@ -115,6 +115,7 @@ def interpret_in_blocks(
     options: Options,
     *,
     until: Callable[[list[Interpretation]], bool] = lambda found: False,
+    deadline: float | None = None,
 ) -> list[Interpretation]:
     """Interpret each image, as many in one pass over the reference as memory allows where passes are dear.
 
@@ -124,6 +125,7 @@ def interpret_in_blocks(
         anchors: the images to interpret.
         options: how.
         until: is shown what was found so far after every pass; where it says true, the rest is left out.
+        deadline: ``time.monotonic()`` after which no optimum is looked for.
 
     Example:
         >>> from fulgurite.callbacks.representative_interpretation.cut import split
@@ -139,18 +141,24 @@ def interpret_in_blocks(
     size = max(1, _BLOCK // (8 * numbers)) if reference.streams else 1
     found: list[Interpretation] = []
     for start in range(0, len(anchors), size):
-        found += interpret_anchors(reference, split, anchors[start : start + size], options)
+        found += interpret_anchors(reference, split, anchors[start : start + size], options, deadline=deadline)
         if until(found):
             break
     return found
 
 
 def interpret_anchors(
-    reference: Reference, split: Split, anchors: Sequence[Anchor], options: Options
+    reference: Reference,
+    split: Split,
+    anchors: Sequence[Anchor],
+    options: Options,
+    *,
+    deadline: float | None = None,
 ) -> list[Interpretation]:
     """Interpret each image; all their planes meet the reference in one pass.
 
     The planes and their values take Q·(2d + N) numbers an anchor: the caller says how many anchors go together.
+    A proven optimum is looked for until ``deadline`` (of ``time.monotonic()``), and no longer than a minute each.
 
     Example:
         >>> from fulgurite.callbacks.representative_interpretation.cut import split
@@ -167,7 +175,7 @@ def interpret_anchors(
     distinct = [planes.unique() for planes in sampled]
     values = _values(reference, split, distinct)
     found = [
-        _conclude(reference, split, anchor, options, *planes)
+        _conclude(reference, split, anchor, options, *planes, deadline=deadline)
         for anchor, planes in zip(anchors, zip(sampled, distinct, values, strict=True), strict=True)
     ]
     seconds = (time.perf_counter() - begun) / max(1, len(found))
@@ -212,6 +220,8 @@ def _conclude(
     sampled: Planes,
     distinct: Planes,
     values: Tensor,
+    *,
+    deadline: float | None,
 ) -> Interpretation:
     predicted, label = reference.predicted, anchor.label
     own = predicted == label
@@ -224,11 +234,11 @@ def _conclude(
         notes.append(f"the net computes in {_name(narrow)}: its classes are those of its head in {_name(split.dtype)}")
     gap = None
     if options.exact:
-        best = optimal_cover(rows, mine, delta=options.delta, time_limit=_PATIENCE)
+        limit = _PATIENCE if deadline is None else min(_PATIENCE, deadline - time.monotonic())
+        best = optimal_cover(rows, mine, delta=options.delta, time_limit=limit) if limit > 0 else None
         if best is None:
-            notes.append(
-                f"the optimum was not proven within {_PATIENCE:.0f} s: these are the greedy algorithm's planes"
-            )
+            within = f"within {limit:.0f} s" if limit > 0 else "in time"
+            notes.append(f"the optimum was not proven {within}: these are the greedy algorithm's planes")
         else:
             gap = (best.own - cover.own) / best.own if best.own else 0.0
             cover = best if best.own > cover.own else cover
@@ -270,6 +280,7 @@ def _conclude(
         anchor=anchor.features.detach().cpu().clone(),
         split=split,
         fingerprint=reference.fingerprint,
+        batch_size=reference.batch_size,
     )
 
 

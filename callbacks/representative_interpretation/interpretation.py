@@ -21,7 +21,6 @@ from fulgurite.callbacks.representative_interpretation.reference import (
 )
 from fulgurite.callbacks.representative_interpretation.weights import fingerprint
 
-_BATCH = 256
 _T = TypeVar("_T")
 
 
@@ -99,6 +98,7 @@ class Interpretation:
         split: of the live model; it is asked by every method that takes images.
         fingerprint: of that model's weights and the cut.
         cuts: what was measured of the net's cuts, where the cut was chosen by it.
+        batch_size: images that every method sends through the model together.
 
     Raises:
         ValueError: by methods that take images: the model has changed since, or they are no images of the right shape.
@@ -146,6 +146,7 @@ class Interpretation:
     split: Split
     fingerprint: str
     cuts: tuple[CutRow, ...] = ()
+    batch_size: int = 256
 
     @property
     def certificate(self) -> float:
@@ -265,7 +266,7 @@ class Interpretation:
         with looking_into(model):
             if fingerprint(self.split) != self.fingerprint:
                 raise ValueError("the model's weights have changed since it was interpreted; interpret it anew")
-            for first, batch in zip(range(0, len(images), _BATCH), images.split(_BATCH), strict=True):
+            for first, batch in zip(range(0, len(images), self.batch_size), images.split(self.batch_size), strict=True):
                 features, logits = answers(self.split, at_home(batch, model), what="images", first=first)
                 found.append(measure(features.cpu(), logits.cpu()))
         return found

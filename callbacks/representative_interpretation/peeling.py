@@ -88,7 +88,10 @@ class Peeling:
                 self.progress(before + len(groups), most)
             return self._late()
 
-        for one in interpret_in_blocks(self.reference, self.split, anchors, self.options, until=note):
+        found = interpret_in_blocks(
+            self.reference, self.split, anchors, self.options, until=note, deadline=self.deadline
+        )
+        for one in found:
             self.found.append(one)
             self._rest[one.label] = self._rest[one.label].clone()
             self._rest[one.label][one.members] = False

@@ -21,6 +21,7 @@ from fulgurite.plugins.files import replacing
 
 FORMAT = "fulgurite-representative-interpretation"
 VERSION = 1
+_HOW = ("seconds", "batch_size")  # it came about, of which nothing in the result depends
 _TENSORS = ("members", "distances", "image", "anchor")
 _PLAIN = tuple(
     field.name
@@ -48,7 +49,7 @@ def to_dict(found: Interpretation) -> dict[str, Any]:
         >>> texts[0] == texts[1], json.loads(texts[0])["cut"]
         (True, '1')
     """
-    plain = {key: value for key, value in _plain(found).items() if key != "seconds"}
+    plain = {key: value for key, value in _plain(found).items() if key not in _HOW}
     return {
         "format": FORMAT,
         "version": VERSION,

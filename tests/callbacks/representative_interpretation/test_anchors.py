@@ -1,5 +1,7 @@
 """Several images share a pass over the reference, and come to the same as one by one."""
 
+import time
+
 import pytest
 import torch
 
@@ -52,6 +54,29 @@ def test_stopping_early(images, parts):
     reference = Reference(images)
     anchors = anchors_of(reference, parts, INDEX)
     assert len(interpret_in_blocks(reference, parts, anchors, Options(8), until=lambda found: len(found) == 2)) == 2
+
+
+def test_an_optimum_is_looked_for_in_the_time_that_is_left(images, parts, monkeypatch):
+    reference, asked = Reference(images), []
+    optimal = module.optimal_cover
+
+    def watched(off, own, *, delta, time_limit):
+        asked.append(time_limit)
+        return optimal(off, own, delta=delta, time_limit=time_limit)
+
+    monkeypatch.setattr(module, "optimal_cover", watched)
+    anchors, options = anchors_of(reference, parts, INDEX[:2]), Options(8, exact=True)
+    for left in (None, 1000.0, 20.0):
+        deadline = None if left is None else time.monotonic() + left
+        assert all(
+            one.gap is not None for one in interpret_in_blocks(reference, parts, anchors, options, deadline=deadline)
+        )
+    assert asked[:4] == [60.0] * 4
+    assert all(10 < limit < 20 for limit in asked[4:])
+    (late, _) = interpret_in_blocks(reference, parts, anchors, options, deadline=time.monotonic() - 1)
+    assert len(asked) == 6
+    assert late.gap is None
+    assert "the optimum was not proven in time: these are the greedy algorithm's planes" in late.notes
 
 
 def test_images_of_earlier_groups_count_no_more(images, parts, one_by_one):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fulgurite.callbacks.representative_interpretation import interpret
-from fulgurite.callbacks.representative_interpretation.interpretation import Evaluation
+from fulgurite.callbacks.representative_interpretation.interpretation import Evaluation, Interpretation
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +146,17 @@ def test_as_plain_json(found):
     assert plain["members"] == found.members.tolist()
     assert len(plain["planes"]) == len(found.planes)
     assert {plane["grade"] for plane in plain["planes"]} <= {"exact", "segment", "tangent"}
+
+
+def test_batches_are_those_that_were_asked_for(fitted, reference, tmp_path):
+    images, _ = reference
+    found = interpret(fitted, images[1], images, cut="0.2", boundaries=5, batch_size=70)
+    found.save(tmp_path / "found.pt")
+    for one in (found, Interpretation.load(tmp_path / "found.pt", fitted)):
+        seen = []
+        handle = fitted[0][0].register_forward_hook(lambda module, given, output, seen=seen: seen.append(len(given[0])))
+        try:
+            one.covers(images[:200])
+        finally:
+            handle.remove()
+        assert seen == [70, 70, 60]

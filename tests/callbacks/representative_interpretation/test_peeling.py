@@ -60,3 +60,9 @@ def test_classes(reference):
     assert classes_of(reference, {2, 1}) == (1, 2)
     with pytest.raises(ValueError, match="got class 9"):
         classes_of(reference, [1, 9])
+
+
+def test_no_time_for_an_optimum(reference, parts):
+    (only,) = Peeling(reference, parts, Options(6, exact=True), (0, 1, 2), deadline=time.monotonic() - 1).run()
+    assert only.gap is None
+    assert "the optimum was not proven in time: these are the greedy algorithm's planes" in only.notes
