@@ -11,7 +11,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from fulgurite.callbacks.representative_interpretation.boundaries import draw_strangers, find_planes
+from fulgurite.callbacks.representative_interpretation.boundaries import find_planes
 from fulgurite.callbacks.representative_interpretation.cover import covered, greedy_cover
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps
@@ -19,9 +19,11 @@ from fulgurite.callbacks.representative_interpretation.interpretation import Int
 from fulgurite.callbacks.representative_interpretation.optimum import optimal_cover
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 from fulgurite.callbacks.representative_interpretation.reference import Reference
+from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers
 
 _PROBES = 16  # reference images that a certificate looks towards
 _BLOCK = 512 * 2**20  # bytes of the planes of one pass
+_AT_LEAST, _RIVALS = 5, 20  # boundaries with each other class, of 20 at most
 _PATIENCE = 60.0  # seconds for a proven optimum
 
 
@@ -65,6 +67,20 @@ def whole(name: str, value: object, *, least: int) -> int:
     if isinstance(value, bool) or number < least:
         raise ValueError(f"got {name}={value!r}; expected a whole number from {least} on")
     return number
+
+
+def boundaries_of(options: Options, rivals: int) -> int:
+    """How many boundaries are sampled around an image: more than asked for, where each other class is to have five.
+
+    Args:
+        options: with the number that was asked for.
+        rivals: other classes that are predicted; of more than 20 each cannot have its five, and it stays at 100.
+
+    Example:
+        >>> boundaries_of(Options(), 2), boundaries_of(Options(), 11), boundaries_of(Options(), 999)
+        (50, 55, 100)
+    """
+    return max(options.boundaries, _AT_LEAST * min(rivals, _RIVALS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +153,7 @@ def interpret_in_blocks(
     """
     reference.read(split)
     # Where feature maps are at hand, a pass costs next to nothing, and one anchor at a time needs the least memory.
-    numbers = options.boundaries * (2 * math.prod(split.shape) + len(reference))
+    numbers = boundaries_of(options, len(reference.counts)) * (2 * math.prod(split.shape) + len(reference))
     size = max(1, _BLOCK // (8 * numbers)) if reference.streams else 1
     found: list[Interpretation] = []
     for start in range(0, len(anchors), size):
@@ -172,25 +188,28 @@ def interpret_anchors(
     begun = time.perf_counter()
     reference.read(split)
     sampled = [_sample(reference, split, anchor, options) for anchor in anchors]
-    distinct = [planes.unique() for planes in sampled]
+    distinct = [planes.unique() for _, planes in sampled]
     values = _values(reference, split, distinct)
     found = [
-        _conclude(reference, split, anchor, options, *planes, deadline=deadline)
-        for anchor, planes in zip(anchors, zip(sampled, distinct, values, strict=True), strict=True)
+        _conclude(reference, split, anchor, options, *each, deadline=deadline)
+        for anchor, each in zip(anchors, zip(sampled, distinct, values, strict=True), strict=True)
     ]
     seconds = (time.perf_counter() - begun) / max(1, len(found))
     return [replace(one, seconds=seconds) for one in found]
 
 
-def _sample(reference: Reference, split: Split, anchor: Anchor, options: Options) -> Planes:
+def _sample(reference: Reference, split: Split, anchor: Anchor, options: Options) -> tuple[int, Planes]:
+    """How many segments were walked, and the planes that were met."""
     generator = torch.Generator().manual_seed(options.seed)
     predicted = reference.predicted
+    rivals = sum(label != anchor.label for label in reference.counts)
+    count = boundaries_of(options, rivals)
     drawn = draw_strangers(
-        predicted, reference.logits, label=anchor.label, count=options.boundaries, generator=generator
+        predicted, reference.logits, label=anchor.label, count=count, generator=generator, at_least=_AT_LEAST
     )
     probes = torch.randperm(len(reference), generator=generator)[:_PROBES]
     ends = reference.take(split, drawn) if len(drawn) else anchor.features.new_empty((0, *anchor.features.shape))
-    return find_planes(
+    planes = find_planes(
         split.head,
         anchor.features,
         ends,
@@ -200,6 +219,7 @@ def _sample(reference: Reference, split: Split, anchor: Anchor, options: Options
         exact=split.piecewise_linear,
         dtype=split.dtype,
     )
+    return len(drawn), planes
 
 
 def _values(reference: Reference, split: Split, planes: Sequence[Planes]) -> list[Tensor]:
@@ -217,19 +237,20 @@ def _conclude(
     split: Split,
     anchor: Anchor,
     options: Options,
-    sampled: Planes,
+    walk: tuple[int, Planes],
     distinct: Planes,
     values: Tensor,
     *,
     deadline: float | None,
 ) -> Interpretation:
     predicted, label = reference.predicted, anchor.label
+    walked, sampled = walk
     own = predicted == label
     off = (values >= 0) != distinct.positive.cpu()
     counted = torch.ones_like(own) if anchor.gone is None else ~anchor.gone
     rows, mine = off[counted].numpy(), own[counted].numpy()
     cover = greedy_cover(rows, mine, delta=options.delta)
-    notes = _notes(own, sampled, options, cover.least)
+    notes = _notes(own, walked, sampled, options, cover.least)
     if (narrow := anchor.features.dtype).itemsize < 4:
         notes.append(f"the net computes in {_name(narrow)}: its classes are those of its head in {_name(split.dtype)}")
     gap = None
@@ -284,7 +305,7 @@ def _conclude(
     )
 
 
-def _notes(own: Tensor, sampled: Planes, options: Options, least: int) -> list[str]:
+def _notes(own: Tensor, walked: int, sampled: Planes, options: Options, least: int) -> list[str]:
     strangers = int((~own).sum())
     notes = []
     if not bool(own.any()):
@@ -293,8 +314,12 @@ def _notes(own: Tensor, sampled: Planes, options: Options, least: int) -> list[s
         notes.append(f"every reference image is predicted as class {sampled.label}: no boundary, and all is covered")
     elif strangers < options.boundaries:
         notes.append(f"only {strangers} reference images are of another class: all are used, not {options.boundaries}")
+    elif walked > options.boundaries:
+        notes.append(f"{walked} boundaries are sampled, not {options.boundaries}, to meet more of the other classes")
     if strangers and not len(sampled):
         notes.append("no boundary was met on any segment: all is covered")
+    elif len(sampled) < walked:
+        notes.append(f"{walked - len(sampled)} of {walked} segments gave no boundary, as where classes tie all over")
     if options.delta is not None and options.delta < least:
         notes.append(f"{least} strangers are inside whatever is chosen, so that δ is {least} and not {options.delta}")
     return notes

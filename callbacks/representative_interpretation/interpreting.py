@@ -57,7 +57,8 @@ def interpret(
         cut: the module whose output is ψ, as in ``model.named_modules()``; ``"auto"``: the last at which an
             interpretation says more than the predicted class (see ``auto_cut``); the table of cuts is in the result.
         boundaries: \|𝒬\|, how many boundaries are sampled, on segments from ψ(x) to images of other predicted classes;
-            50 in the paper. Raised to 5 for each other class.
+            50 in the paper. Raised to 5 for each other predicted class, of 20 at most, so that 100 may be sampled; a
+            note says so.
         delta: δ, how many images of another class to tolerate; raised to τ, those inside with all of 𝒬, which is also
             the default and the paper's choice.
         exact: take the optimum, proven by integer programming, in place of the greedy algorithm's choice; ``gap`` tells

@@ -7,7 +7,12 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from fulgurite.callbacks.representative_interpretation.anchors import Options, anchors_of, interpret_in_blocks
+from fulgurite.callbacks.representative_interpretation.anchors import (
+    Options,
+    anchors_of,
+    boundaries_of,
+    interpret_in_blocks,
+)
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow
 from fulgurite.callbacks.representative_interpretation.medoids import medoids
@@ -56,7 +61,7 @@ class Measuring:
         row = CutRow(parts.name, parts.shape, parts.piecewise_linear, parts.affine, None, None, None, None, "")
         if parts.affine and not even_affine:
             return row
-        if 16 * self.options.boundaries * math.prod(parts.shape) > _LARGEST:
+        if 16 * boundaries_of(self.options, parts.num_classes - 1) * math.prod(parts.shape) > _LARGEST:
             return replace(row, verdict="too large to be tried: name it to use it")
         sample = self._at(parts)
         counts = sample.counts

@@ -4,11 +4,13 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
 from fulgurite.callbacks.representative_interpretation import anchors as module
 from fulgurite.callbacks.representative_interpretation.anchors import (
     Options,
     anchors_of,
+    boundaries_of,
     interpret_anchors,
     interpret_in_blocks,
 )
@@ -35,7 +37,7 @@ def one_by_one(images, parts):
 
 
 @pytest.mark.parametrize(
-    ("most_bytes", "block"), [(10**9, 1), (0, 1), (0, 10**9), (0, 3 * 8 * 8 * (2 * 8 * 144 + 200))]
+    ("most_bytes", "block"), [(10**9, 1), (0, 1), (0, 10**9), (0, 3 * 8 * 10 * (2 * 8 * 144 + 200))]
 )
 def test_in_one_pass_or_in_several(images, parts, one_by_one, most_bytes, block, monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", block)
@@ -54,6 +56,56 @@ def test_stopping_early(images, parts):
     reference = Reference(images)
     anchors = anchors_of(reference, parts, INDEX)
     assert len(interpret_in_blocks(reference, parts, anchors, Options(8), until=lambda found: len(found) == 2)) == 2
+
+
+@pytest.fixture(scope="module")
+def many():
+    """A net of 26 classes, and images that it gives nearly all of them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 32), nn.ReLU())
+        model.append(nn.Linear(32, 26))
+    images = torch.randn(1500, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model[5].bias -= model(images).mean(0)
+    return split(model, "1", images[:16]), images
+
+
+def test_more_boundaries_where_there_are_many_classes(many):
+    parts, images = many
+    reference = Reference(images)
+    reference.read(parts)
+    assert len(reference.counts) > 21
+    (found,) = interpret_anchors(reference, parts, anchors_of(reference, parts, [0]), Options(10))
+    assert found.sampled == boundaries_of(Options(10), len(reference.counts) - 1) == 100
+    assert "100 boundaries are sampled, not 10, to meet more of the other classes" in found.notes
+    (plenty,) = interpret_anchors(reference, parts, anchors_of(reference, parts, [0]), Options(120))
+    assert plenty.sampled == 120
+    assert not any("are sampled" in note for note in plenty.notes)
+
+
+def test_memory_is_reckoned_with_the_boundaries_that_are_drawn(many, monkeypatch):
+    parts, images = many
+    reference = Reference(images, most_bytes=0)
+    reference.read(parts)
+    sizes = []
+    monkeypatch.setattr(module, "_BLOCK", 2 * 8 * 100 * (2 * 96 + 1500))
+    anchors = anchors_of(reference, parts, list(range(4)))
+    interpret_in_blocks(reference, parts, anchors, Options(10), until=lambda found: sizes.append(len(found)))
+    assert sizes == [2, 4]
+
+
+def test_segments_without_a_boundary_are_counted(images, parts, monkeypatch):
+    reference = Reference(images)
+    found = module.find_planes
+    monkeypatch.setattr(module, "find_planes", lambda *given, **options: found(*given, **options).select([0, 2, 3]))
+    (one,) = interpret_anchors(reference, parts, anchors_of(reference, parts, [0]), Options(8))
+    assert one.sampled == 3
+    assert "7 of 10 segments gave no boundary, as where classes tie all over" in one.notes
+
+
+def test_no_images_to_interpret(images, parts):
+    assert interpret_anchors(Reference(images), parts, [], Options(8)) == []
 
 
 def test_an_optimum_is_looked_for_in_the_time_that_is_left(images, parts, monkeypatch):
