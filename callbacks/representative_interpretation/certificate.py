@@ -27,52 +27,35 @@ _TOLERANCES = {
 }
 
 
-def certify(head: Head, start: Tensor, ends: Tensor, planes: Planes, *, probes: Tensor, seed: int) -> tuple[Grade, ...]:
+def grade_around(
+    head: Head, start: Tensor, ends: Tensor, planes: Planes, at_crossing: Margins, *, probes: Tensor, seed: int
+) -> tuple[Grade, ...]:
     """Grade planes by what the head does at *other* points of the linear piece that holds the crossing.
 
     That wᵀq + b equals the margin at q says nothing: b is defined so. For a plane with crossing q on the segment
     u = ψ(x⁻) − ψ(x), and g = z_c − z_j, three things are asked:
 
     1. at q, g(q) = 0 = wᵀq + b, and c and j are the two highest logits;
-    2. the gradient of g at q is w;
+    2. the gradient of g at q is w, and not 0;
     3. at other points r, g(r) = g(q) + wᵀ(r − q), and the gradient is still w: along the segment, r = q ± ηu, and
-       towards a random reference image, r = q + η(ψ(x″) − q), with η = 1e-6 or, as the piece may be small, 1e-9
-       (1e-4 or 1e-6 in float32).
+       towards a random reference image off the segment, r = q + η(ψ(x″) − q), with η = 1e-6 or, as the piece may be
+       small, 1e-9 (1e-4 or 1e-6 in float32).
 
-    ``"exact"``: all of them; ``"segment"``: all but the reference; ``"tangent"``: the rest. Float64 is what makes these
-    decide: in float32 values agree for many a wrong plane, and equality of gradients alone tells.
+    ``"exact"``: all of them; ``"segment"``: all but the reference; ``"tangent"``: the rest. Of planes that are equal
+    one is asked the third, and if it is exact, they are. Float64 is what makes these decide: in float32 values agree
+    for many a wrong plane, and equality of gradients alone tells.
 
     Args:
         head: G, from (B, K, H, W) to (B, C), in the dtype of the planes.
         start: ψ(x), (K, H, W).
         ends: ψ(x⁻) of each plane, (Q, K, H, W).
         planes: to grade, Q of them.
+        at_crossing: what the head gives at the planes' points, for their label and rivals.
         probes: ψ of reference images, (M, K, H, W). Without any no plane is better than ``"segment"``.
         seed: of the private choice of a reference image for each plane.
 
     Returns:
         Q grades.
-
-    Example:
-        >>> from fulgurite.callbacks.representative_interpretation.boundaries import find_planes
-        >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2)).double()
-        >>> _ = head[1].load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
-        >>> start, ends = torch.tensor([[[2.0]], [[0.0]]]), torch.tensor([[[[0.0]], [[1.0]]]])
-        >>> probes = torch.tensor([[[[5.0]], [[4.0]]]])
-        >>> planes = find_planes(head, start.double(), ends.double(), label=0, probes=probes, seed=0)
-        >>> certify(head, start, ends, planes, probes=probes, seed=0)
-        ('exact',)
-    """
-    if len(planes) == 0:
-        return ()
-    at_crossing = differentiate(head, planes.point, label=planes.label, rival=planes.rival)
-    return grade_around(head, start, ends, planes, at_crossing, probes=probes, seed=seed)
-
-
-def grade_around(
-    head: Head, start: Tensor, ends: Tensor, planes: Planes, at_crossing: Margins, *, probes: Tensor, seed: int
-) -> tuple[Grade, ...]:
-    """What :func:`certify` does once the head was asked at the crossings.
 
     Example:
         >>> head, q = lambda x: x.flatten(1), torch.tensor([[[[1.0]], [[1.0]]]])
@@ -97,56 +80,47 @@ def grade_around(
     direction = ends.detach().to(planes.weight) - start.detach().to(planes.weight)
     scale = at_crossing.logits.abs().amax(dim=1) + _norm(planes.weight) * _norm(direction)
     holds = _holds_at_crossing(planes, at_crossing, scale, within)
-    along = holds.clone()
-    for sign in (1.0, -1.0):
-        along &= _holds_nearby(head, planes, sign * direction, at_crossing, scale, along, within)
-    towards = along.clone()
-    if len(probes) == 0:
-        towards[:] = False
-    else:
-        aside, parallel = _towards_probes(planes, direction, probes.detach(), seed)
-        towards &= ~parallel
-        towards &= _holds_nearby(head, planes, aside, at_crossing, scale, towards, within)
+    first = torch.tensor(planes.equals(), device=holds.device)
+    number = torch.arange(len(planes), device=holds.device)
+    along, towards = torch.zeros_like(holds), torch.zeros_like(holds)
+    # Equals of one that is not exact are asked for themselves: their crossings may be off the kink that its lies on.
+    for alone in (False, True):
+        asked = holds & ((first != number) & ~towards[first] if alone else first == number)
+        index = asked.nonzero()[:, 0]
+        if len(index):
+            some = Margins(*(column[index] for column in at_crossing))
+            graded = _looked_around(
+                head, planes.select(index), direction[index], some, scale[index], probes, seed, within
+            )
+            along[index], towards[index] = graded
+        same = holds & towards[first]
+        along |= same
+        towards |= same
     return tuple(
         "exact" if exact else "segment" if segment else "tangent"
         for exact, segment in zip(towards.tolist(), along.tolist(), strict=True)
     )
 
 
-def sign_agreement(head: Head, planes: Planes, features: Tensor) -> float:
-    """How faithfully planes stand for the head: the share of signs in which wᵀψ + b and z_c − z_j agree.
-
-    Args:
-        head: G, from (B, K, H, W) to (B, C).
-        planes: Q of them.
-        features: ψ of N reference images, (N, K, H, W).
-
-    Returns:
-        The share of the N·Q pairs of an image and a plane; 1 where there are none.
-
-    Example:
-        >>> planes = Planes(
-        ...     weight=torch.tensor([[[[1.0]], [[-1.0]]]]),
-        ...     bias=torch.zeros(1),
-        ...     point=torch.zeros(1, 2, 1, 1),
-        ...     rival=torch.tensor([1]),
-        ...     grade=("exact",),
-        ...     residual=torch.zeros(1),
-        ...     positive=torch.tensor([True]),
-        ...     label=0,
-        ... )
-        >>> features = torch.tensor([[2.0, 1.0], [-2.0, -1.0]]).reshape(2, 2, 1, 1)
-        >>> sign_agreement(lambda x: x.flatten(1), planes, features)
-        1.0
-        >>> sign_agreement(lambda x: x.flatten(1).abs(), planes, features)
-        0.5
-    """
-    if len(planes) == 0 or len(features) == 0:
-        return 1.0
-    with torch.no_grad():
-        logits = head(features * 1)
-    margins = logits[:, planes.label, None] - logits[:, planes.rival]
-    return float(((margins >= 0) == (planes.value(features) >= 0)).double().mean())
+def _looked_around(
+    head: Head,
+    planes: Planes,
+    direction: Tensor,
+    at_crossing: Margins,
+    scale: Tensor,
+    probes: Tensor,
+    seed: int,
+    within: _Tolerances,
+) -> tuple[Tensor, Tensor]:
+    """Whether each plane holds along its segment, and beside it as well."""
+    along = torch.ones(len(planes), dtype=torch.bool, device=scale.device)
+    for sign in (1.0, -1.0):
+        along &= _holds_nearby(head, planes, sign * direction, at_crossing, scale, along, within)
+    if len(probes) == 0:
+        return along, torch.zeros_like(along)
+    aside, parallel = _towards_probes(planes, direction, probes.detach(), seed)
+    towards = along & ~parallel
+    return along, towards & _holds_nearby(head, planes, aside, at_crossing, scale, towards, within)
 
 
 def _holds_at_crossing(planes: Planes, found: Margins, scale: Tensor, within: _Tolerances) -> Tensor:

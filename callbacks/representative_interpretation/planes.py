@@ -122,19 +122,26 @@ class Planes:
 
     def unique(self) -> "Planes":
         """Planes that are equal up to scale once: of each set of equals the best graded, of those the first."""
+        return self.select(sorted(set(self.equals())))
+
+    def equals(self) -> list[int]:
+        """For each plane the number of the one that :meth:`unique` keeps for it: its own, or that of an equal one."""
         norm = self.weight.flatten(1).norm(dim=1)
         scale = torch.where(self.positive, 1.0, -1.0).to(norm) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         weight, bias = self.weight.flatten(1) * scale[:, None], self.bias * scale
         tolerance = _SAME[norm.dtype]
         reach = self.point.flatten(1).norm(dim=1)  # the bias of a unit normal is a length in the space of features
         kept: list[int] = []
+        equals = list(range(len(self)))
         for number in sorted(range(len(self)), key=lambda number: -_ORDER[self.grade[number]]):
             others = torch.tensor(kept, dtype=torch.long, device=weight.device)
             near = (bias[others] - bias[number]).abs() <= tolerance * (reach[others] + reach[number])
             # One after the other: with few classes nearly all planes have a near bias.
-            if not any((weight[other] - weight[number]).norm() <= tolerance for other in others[near].tolist()):
+            same = (other for other in others[near].tolist() if (weight[other] - weight[number]).norm() <= tolerance)
+            equals[number] = next(same, number)
+            if equals[number] == number:
                 kept.append(number)
-        return self.select(sorted(kept))
+        return equals
 
     def share(self, grade: Grade) -> float:
         """The share of planes with just this grade; 0 if there are no planes."""

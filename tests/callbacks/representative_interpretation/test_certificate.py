@@ -1,13 +1,12 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from fulgurite.callbacks.representative_interpretation.boundaries import find_planes
-from fulgurite.callbacks.representative_interpretation.certificate import certify, grade_around, sign_agreement
+from fulgurite.callbacks.representative_interpretation.certificate import grade_around
 from fulgurite.callbacks.representative_interpretation.cut import split
 from fulgurite.callbacks.representative_interpretation.margin import differentiate
 from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers
@@ -157,7 +156,12 @@ def certified():
 
 def regrade(certified, probes=None, **changes):
     head, start, ends, planes, features = certified
-    return certify(head, start, ends, replace(planes, **changes), probes=features if probes is None else probes, seed=1)
+    return certified_again(head, start, ends, replace(planes, **changes), features if probes is None else probes)
+
+
+def certified_again(head, start, ends, planes, probes):
+    at_crossing = differentiate(head, planes.point, label=planes.label, rival=planes.rival)
+    return grade_around(head, start, ends, planes, at_crossing, probes=probes, seed=1)
 
 
 def test_planes_are_certified_again_from_what_they_are(certified):
@@ -182,10 +186,8 @@ def test_no_gradient_is_not_certified(certified):
     """Logits that are all equal everywhere: g = 0 = wᵀψ + b with w = 0 at every point."""
     head, start, ends, planes, features = certified
     flat = nn.Sequential(*head, linear(torch.zeros(4, 4), [1.0] * 4))
-    at_crossing = differentiate(flat, planes.point, label=planes.label, rival=planes.rival)
     nothing = replace(planes, weight=torch.zeros_like(planes.weight), bias=torch.zeros_like(planes.bias))
-    grades = grade_around(flat, start, ends, nothing, at_crossing, probes=features, seed=0)
-    assert set(grades) == {"tangent"}
+    assert set(certified_again(flat, start, ends, nothing, features)) == {"tangent"}
 
 
 def test_a_boundary_behind_a_third_class_is_no_boundary(certified):
@@ -197,7 +199,7 @@ def test_a_boundary_behind_a_third_class_is_no_boundary(certified):
         bias = torch.zeros(4, dtype=torch.float64)
         bias[k] = 100.0
         lifted[-1].bias.data = bias
-        grades = certify(lifted, start, ends, planes, probes=features, seed=0)
+        grades = certified_again(lifted, start, ends, planes, features)
         assert set(grades) == {"tangent"}
 
 
@@ -235,21 +237,42 @@ def test_a_smooth_head_is_not_certified_even_if_taken_for_piecewise_linear():
     assert set(planes.grade) == {"tangent"}
 
 
-def test_signs_agree_where_the_head_is_affine_and_less_where_it_is_not(certified):
-    head, _, _, planes, features = certified
-    wanted = np.mean(
-        [
-            (float(z[planes.label] - z[j]) >= 0) == (float((w * psi).sum() + b) >= 0)
-            for psi, z in zip(features, head(features).detach(), strict=True)
-            for w, b, j in zip(planes.weight, planes.bias, planes.rival.tolist(), strict=True)
-        ]
-    )
-    assert sign_agreement(head, planes, features) == pytest.approx(wanted)
-    assert wanted < 1.0
-    flat = nn.Sequential(
-        nn.Flatten(), linear(torch.randn(3, 18, generator=torch.Generator().manual_seed(0)), [0.0] * 3)
-    )
-    label = int(flat(features[:1]).argmax())
-    affine = find_planes(flat, features[0], features[1:], label=label, probes=features, seed=0)
-    assert sign_agreement(flat, affine, features) == 1.0
-    assert sign_agreement(flat, affine.select([]), features) == 1.0
+def test_equal_planes_are_looked_around_once_and_graded_alike():
+    """Behind global average pooling, with its nine planes; a point that is no crossing is still seen to be none."""
+    generator = torch.Generator().manual_seed(0)
+    last = linear(torch.randn(10, 6, generator=generator), torch.randn(10, generator=generator))
+    features = 3 * torch.randn(200, 6, 4, 4, generator=generator, dtype=torch.float64)
+    pooled, asked = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), last), []
+
+    def head(points):
+        asked.append(len(points))
+        return pooled(points)
+
+    label = int(pooled(features[:1]).argmax())
+    ends = features[pooled(features).argmax(dim=1) != label]
+    planes = find_planes(head, features[0], ends, label=label, probes=features[:9], seed=0, exact=False)
+    asked.clear()
+    at_crossing = differentiate(head, planes.point, label=label, rival=planes.rival)
+    grades = grade_around(head, features[0], ends, planes, at_crossing, probes=features[:9], seed=0)
+    assert grades == ("exact",) * len(ends)
+    assert max(asked[1:]) == len(planes.unique()) <= 9 < len(ends)
+    bent = planes.point.clone()
+    bent[5] += 1e-3
+    moved = replace(planes, point=bent)
+    at_crossing = differentiate(head, bent, label=label, rival=planes.rival)
+    grades = grade_around(head, features[0], ends, moved, at_crossing, probes=features[:9], seed=0)
+    assert [number for number, grade in enumerate(grades) if grade != "exact"] == [5]
+
+
+def test_an_equal_of_what_lies_on_a_kink_is_graded_for_itself():
+    """The first crossing is at the diamond's corner (1, 0), the others on the edge that ends there."""
+    corners = linear([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], [0.0] * 4)
+    head = nn.Sequential(nn.Flatten(), corners, nn.ReLU(), linear([[-1.0] * 4, [0.0] * 4], [1.0, 0.0]))
+    start, ends = spread([0.0, 0.25])[0], spread([[2.0, -0.25], [2.0, 1.0], [0.5, 2.0]])
+    probes = spread([[0.3, 0.4]])
+    planes = find_planes(head, start, ends, label=0, probes=probes, seed=0, exact=False)
+    planes = replace(planes, weight=planes.weight[[1, 1, 2]], bias=planes.bias[[1, 1, 2]])
+    at_crossing = differentiate(head, planes.point, label=0, rival=planes.rival)
+    at_crossing = at_crossing._replace(gradient=planes.weight)  # whichever of the edges a corner is taken for
+    assert planes.equals() == [0, 0, 0]
+    assert grade_around(head, start, ends, planes, at_crossing, probes=probes, seed=0) == ("tangent", "exact", "exact")
