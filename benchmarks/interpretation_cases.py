@@ -33,6 +33,7 @@ BOUNDARIES = 50
 PATCHED = 8  # the digit of which half have a white square in the corner
 # As in the recipe representative_interpretation/shortcut.
 SQUARE = {"val_share": 0.4, "test_share": 0.2, "side": 36, "patch_side": 8, "patch_strays": 0.03}
+CUT = "network.stage1"
 CORNER = 10  # pixels of a side: the square and one pixel of a cut around it
 
 
@@ -125,7 +126,7 @@ def shortcut(sizes: Sizes, seed: int) -> dict[str, Any]:
     pasted[square] = images.max()
     turned = float((logits_of(model, pasted).argmax(dim=1) == PATCHED).double().mean())
     sample = Sample(images, labels, len(images))
-    found = survey(model, sample, class_names=data.class_names, time_budget=sizes.patience, seed=seed)
+    found = survey(model, sample, cut=CUT, class_names=data.class_names, time_budget=sizes.patience, seed=seed)
     groups = []
     for one in found.groups.by_class.get(PATCHED, []):
         groups.append(_corner(model, one, images, patched) | {"fooled": _share(labels[one.members] != PATCHED)})

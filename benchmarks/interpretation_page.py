@@ -235,9 +235,10 @@ def _shortcut(seeds: Sequence[dict[str, Any]], sizes: dict[str, Any]) -> str:
     text = (
         "As in the recipe `representative_interpretation/shortcut`: images of 36 × 36 pixels, of which half of the "
         "eights have a white 8 × 8 square in the lower right corner, and so have 3 % of the other digits in the "
-        f"validation part, on which groups are found (`auto`, {sizes['held_out']:,} images, up to 3 groups a "
-        f"class). Pasting the square into other digits makes {_plus_minus([case['turned'] for case in cases])} % of "
-        f"them eights. Of {fmean(case['fooled'] for case in cases):.1f} other digits that the network takes for an "
+        f"validation part, on which groups are found (cut `{cases[0]['cut']}`, {sizes['held_out']:,} images, up to "
+        "3 groups a class). Pasting the square into other digits makes "
+        f"{_plus_minus([case['turned'] for case in cases])} % of them eights. Of "
+        f"{fmean(case['fooled'] for case in cases):.1f} other digits that the network takes for an "
         f"eight, {fmean(case['fooled_patched'] for case in cases):.1f} have the square; other digits are "
         f"{_plus_minus([group['fooled'] for group in first])} % of the eights' first group. The report raises the "
         f"alarm *mixes true classes* for the eights in {_alarms(cases, 'mixed')} of {len(cases)} seeds and *decided "
