@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from fulgurite.callbacks.representative_interpretation.certificate import grade_around
-from fulgurite.callbacks.representative_interpretation.margin import Head, Margins, chunks, differentiate, margin
+from fulgurite.callbacks.representative_interpretation.margin import (
+    Head,
+    Margins,
+    MeasuredHead,
+    chunks,
+    differentiate,
+    margin,
+)
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers as draw_strangers
 
@@ -78,7 +85,7 @@ def find_planes(
             "(K, H, W), (Q, K, H, W) and (M, K, H, W)"
         )
     start = start.detach() if start.dtype in _SAME else start.detach().to(dtype)
-    parts = []
+    parts, head = [], MeasuredHead(head)
     with torch.inference_mode(False):
         # So many ends at a time, through all steps, that copies of them take no more memory than the planes.
         for part in list(chunks(ends)) or [slice(0, 0)]:

@@ -243,7 +243,26 @@ def test_the_head_is_called_a_few_times_for_all_ends_together():
 
     planes = found(watched, features)
     assert len(planes) >= 50
-    assert len(calls) <= 17, "one for the label above"
+    assert len(calls) <= 18, "one for the label above, one to see how large its layers are"
+    assert calls[1] == 1
+
+
+def test_no_call_of_the_head_is_larger_than_its_layers_allow(monkeypatch):
+    head, features, calls = random_head(), random_features(80), []
+
+    def watched(points):
+        calls.append(len(points))
+        return head(points)
+
+    whole = found(watched, features)
+    assert max(calls[2:]) > 50
+    monkeypatch.setattr(margin, "_ACTIVATIONS", 1000)
+    calls.clear()
+    parts = found(watched, features)
+    assert calls[1:3] == [1, 6], "without a graph four times 40 hidden numbers"
+    assert max(calls) == 11, "with one, 40 + 40 and the 4 logits"
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-12, atol=1e-12)
+    assert parts.grade == whole.grade
 
 
 def test_planes_do_not_depend_on_how_many_ends_go_at_a_time(monkeypatch):

@@ -47,7 +47,7 @@ def at_third(rnet, faces):
 def test_every_plane_of_a_pretrained_net_is_certified(at_third, dtype):
     grades, calls = graded(*at_third, anchors=ANCHORS, dtype=dtype)
     assert grades == ["exact"] * 300
-    assert calls <= 16
+    assert calls <= 17
 
 
 def test_planes_in_both_precisions_are_the_same(at_third):

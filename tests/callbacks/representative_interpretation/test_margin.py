@@ -5,7 +5,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fulgurite.callbacks.representative_interpretation import margin as module
-from fulgurite.callbacks.representative_interpretation.margin import differentiate, margin, strongest_rival
+from fulgurite.callbacks.representative_interpretation.margin import (
+    MeasuredHead,
+    differentiate,
+    margin,
+    strongest_rival,
+)
 
 
 def make_head(*, seed=0, inplace=False):
@@ -63,6 +68,34 @@ def test_no_call_of_the_head_takes_more_than_its_share_of_memory(monkeypatch):
     torch.testing.assert_close(value, whole.value)
     monkeypatch.setattr(module, "_ELEMENTS", 1)
     torch.testing.assert_close(differentiate(watched, points, label=1).gradient, whole.gradient)
+
+
+def test_a_head_with_large_layers_gets_fewer_points_at_a_time(monkeypatch):
+    """180 features, 18,000 activations: what counts is what the layers hold, all of it where there are gradients."""
+    sizes = []
+
+    def wide(points):
+        sizes.append(len(points))
+        hidden = points.flatten(1).repeat(1, 100)
+        return (hidden.relu() + hidden.sigmoid())[:, :4]
+
+    points = make_points(10)
+    whole = differentiate(wide, points, label=1)
+    assert sizes == [10]
+    monkeypatch.setattr(module, "_ACTIVATIONS", 4 * 1800 * 3)
+    sizes.clear()
+    head = MeasuredHead(wide)
+    value = margin(head, points, label=1)
+    assert sizes == [1, 3, 3, 3]
+    assert (head.largest, head.all) == (1800, 4 * 1800)
+    sizes.clear()
+    parts = differentiate(head, points, label=1)
+    assert sizes == [3, 3, 3, 1]
+    sizes.clear()
+    assert differentiate(MeasuredHead(wide), points, label=1).value.tolist() == whole.value.tolist()
+    assert sizes[0] == 1
+    torch.testing.assert_close(parts.gradient, whole.gradient, rtol=0, atol=0)
+    torch.testing.assert_close(value, whole.value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
