@@ -153,7 +153,7 @@ def interpret_in_blocks(
     """
     reference.read(split)
     # Where feature maps are at hand, a pass costs next to nothing, and one anchor at a time needs the least memory.
-    numbers = boundaries_of(options, len(reference.counts)) * (2 * math.prod(split.shape) + len(reference))
+    numbers = boundaries_of(options, len(reference.counts) - 1) * (2 * math.prod(split.shape) + len(reference))
     size = max(1, _BLOCK // (8 * numbers)) if reference.streams else 1
     found: list[Interpretation] = []
     for start in range(0, len(anchors), size):
