@@ -220,7 +220,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, help="of training, 2 or more; default: 5")
     parser.add_argument("--json", type=Path, default=Path("representative_interpretation_benchmark.json"))
+    parser.add_argument("--render", action="store_true", help="write the page anew from the JSON, measure nothing")
     options = parser.parse_args()
+    if options.render:
+        write_section("representative_interpretation", report(json.loads(options.json.read_text())))
+        return
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DegenerateCutWarning)  # the last cut is measured because it is
     sizes = QUICK if options.quick else FULL
