@@ -22,10 +22,10 @@ class Classifier(nn.Module):
     def __init__(self, model: nn.Module, logits: LogitsOf | None = None) -> None:
         super().__init__()
         # Wrappers of torch.compile and of data parallelism: the network itself is meant, by its own names.
-        while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
-            if not isinstance(model, _WRAPPERS) and not hasattr(model, "_orig_mod"):
-                break
-            model = inner
+        self._prefixes: list[str] = []
+        while child := _wrapped_as(model):
+            self._prefixes.append(f"{child}.")
+            model = getattr(model, child)
         self.model = model
         self.logits_of = logits
         self._writes = False  # into the images that it is given
@@ -36,6 +36,17 @@ class Classifier(nn.Module):
             answer = self.model(images)
             answer = answer if self.logits_of is None else self.logits_of(answer)
         return normalised.undone(answer)
+
+    def own_name(self, name: str) -> str:
+        """A module's path in the network, of one that may begin in the wrappers that were taken off.
+
+        Args:
+            name: such as "module._orig_mod.layer4" for "layer4".
+        """
+        if name not in dict(self.model.named_modules()):
+            for prefix in self._prefixes:
+                name = name.removeprefix(prefix)
+        return name
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images that are :meth:`ready`."""
@@ -51,7 +62,7 @@ class Classifier(nn.Module):
         """Logits of images to verify with, and whether they can be used at all.
 
         Raises:
-            ValueError: they are not finite, or an image's logits depend on the other images.
+            ValueError: they are not finite, differ from call to call, or depend on the other images.
         """
         copy = images.clone()
         logits = self.logits(copy)
@@ -60,7 +71,13 @@ class Classifier(nn.Module):
             raise ValueError(
                 "got logits that are not finite (NaN or infinite); expected finite ones; check the weights"
             )
-        if len(images) > 1 and not agree(self.logits(images[:1].clone()), logits[:1]):
+        if not agree(self.logits(images[:1].clone()), logits[:1]):
+            if not agree(self.logits(images.clone()), logits):
+                raise ValueError(
+                    "got other logits for the same images each time; expected a network without random numbers in "
+                    "evaluation mode; look for a functional dropout that is always on (training=self.training "
+                    "is what it wants) or for noise"
+                )
             raise ValueError(
                 "got other logits for an image alone than beside others; expected a network that answers image by "
                 "image in evaluation mode; look for statistics of the batch"
@@ -96,6 +113,13 @@ _LOG_SOFTMAX = (nn.functional.log_softmax, torch.log_softmax, torch.special.log_
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
+def _wrapped_as(model: nn.Module) -> str:
+    """The name of the network in a wrapper; "" for one that is none."""
+    if hasattr(model, "_orig_mod"):
+        return "_orig_mod"
+    return "module" if isinstance(model, _WRAPPERS) else ""
+
+
 def as_logits(answer: Any, count: int) -> Tensor:
     """A network's answer as logits (B, C); a single logit z becomes (0, z), whose larger one is the predicted class.
 
@@ -129,8 +153,12 @@ def as_logits(answer: Any, count: int) -> Tensor:
     return torch.cat([torch.zeros_like(answer), answer], dim=1) if answer.shape[1] == 1 else answer
 
 
-def check_images(images: Tensor) -> None:
+def check_images(images: Tensor, what: str = "images") -> None:
     """Refuse what is no batch of images.
+
+    Args:
+        images: what should be (B, …) floating point.
+        what: they are, for the error.
 
     Raises:
         ValueError: no float tensor of two or more dimensions, an empty one, or one with NaN or infinity.
@@ -140,14 +168,14 @@ def check_images(images: Tensor) -> None:
     """
     wanted = "expected a float tensor (B, …) with at least one image"
     if not isinstance(images, Tensor):
-        raise ValueError(f"got images as {type(images).__name__}; {wanted}; stack them with torch.stack")
+        raise ValueError(f"got {what} as {type(images).__name__}; {wanted}; stack them with torch.stack")
     if not images.is_floating_point():
-        raise ValueError(f"got images of {str(images.dtype)[6:]}; {wanted}; transform them as for training")
+        raise ValueError(f"got {what} of {str(images.dtype)[6:]}; {wanted}; transform them as for training")
     if images.ndim < 2 or not images.numel():
-        raise ValueError(f"got images of shape {tuple(images.shape)}; {wanted}; add the batch's dimension or images")
+        raise ValueError(f"got {what} of shape {tuple(images.shape)}; {wanted}; add the batch's dimension or images")
     if not bool(images.isfinite().all()):
         bad = (~images.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-        raise ValueError(f"got NaN or infinity in images {bad[:5]}; {wanted}, all finite; leave these out")
+        raise ValueError(f"got NaN or infinity in {what} {bad[:5]}; {wanted}, all finite; leave these out")
 
 
 def agree(one: Tensor, other: Tensor) -> bool:

@@ -259,6 +259,7 @@ class Splitter:
             CutError: there is no such cut, or it is none.
             ValueError: a network that ends in softmax.
         """
+        name = self._root.own_name(name)
         with untouched(self.model), torch.no_grad():
             parts = self._parts(name)
             features, found = parts.predict(self._images.clone())

@@ -28,6 +28,38 @@ def test_wrappers_are_taken_off():
     assert Classifier(torch.compile(net)).model is net
 
 
+def test_names_may_begin_in_the_wrappers():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
+    assert Classifier(nn.DataParallel(net)).own_name("module.1.0") == "1.0"
+    assert Classifier(torch.compile(net)).own_name("_orig_mod.1") == "1"
+    both = Classifier(nn.DataParallel(torch.compile(net)))
+    assert [both.own_name(name) for name in ("module._orig_mod.1", "1", "relu_1")] == ["1", "1", "relu_1"]
+    inner = nn.Sequential()
+    inner.module = net
+    assert Classifier(nn.DataParallel(inner)).own_name("module.1") == "module.1"
+    assert Classifier(nn.DataParallel(inner)).own_name("module.module.1") == "module.1"
+    assert Classifier(net).own_name("module.1") == "module.1"
+
+
+def test_answers_at_random_are_told_from_those_that_depend_on_the_batch():
+    noise = torch.Generator().manual_seed(0)
+
+    class Noisy(nn.Module):
+        def forward(self, images):
+            return images + torch.rand(images.shape, generator=noise)
+
+    class Centred(nn.Module):
+        def forward(self, images):
+            return images - images.mean(0)
+
+    images = torch.rand(3, 2, generator=torch.Generator().manual_seed(1))
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=r"other logits for the same images each time.*functional dropout"):
+            Classifier(Noisy()).expected(images[:count])
+    with pytest.raises(ValueError, match="an image alone than beside others"):
+        Classifier(Centred()).expected(images)
+
+
 def test_a_network_with_a_child_called_module_is_no_wrapper():
     class Net(nn.Module):
         def __init__(self):

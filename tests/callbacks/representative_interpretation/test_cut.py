@@ -381,6 +381,15 @@ def test_only_the_part_behind_the_cut_runs():
 
 
 @pytest.mark.parametrize("build", [Functional, Branching])
+def test_cuts_of_wrapped_networks(build):
+    net, images = made(build), pictures()
+    name = candidates(net, images)[0]
+    for wrapped, prefix in ((nn.DataParallel(net), "module."), (torch.compile(net), "_orig_mod.")):
+        assert candidates(wrapped, images) == candidates(net, images)
+        assert split(wrapped, name, images).name == split(wrapped, prefix + name, images).name == name
+
+
+@pytest.mark.parametrize("build", [Functional, Branching])
 def test_several_cuts_of_a_network_that_is_traced_once(build, monkeypatch):
     net, images = made(build), pictures()
     names = candidates(net, images)
