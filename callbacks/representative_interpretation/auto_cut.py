@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,7 +179,8 @@ def _choose(
 ) -> Choice:
     with looking_into(model):
         sample = _some(reference)
-        names = candidates(model, sample, logits=logits)
+        with _first_run(sample):
+            names = candidates(model, sample, logits=logits)
         measuring = Measuring(reference, options)
         rows: list[CutRow] = []
         best: tuple[CutRow, Split] | None = None
@@ -243,7 +245,8 @@ def cut_of(
     if known is not None:
         return Choice(known, reference.cuts if cut == "auto" else ())
     if cut != "auto":
-        parts = split(model, cut, _some(reference), logits=logits)
+        with _first_run(sample := _some(reference)):
+            parts = split(model, cut, sample, logits=logits)
         reference.read(parts, source=(model, logits, cut))
         return Choice(parts, ())
     choice = choose_cut(model, reference, options=options, logits=logits, deadline=deadline, stacklevel=stacklevel)
@@ -306,6 +309,25 @@ def warn_if_degenerate(
     advice = f"try the cut {earlier[-1]!r}, or cut='auto'" if earlier else "there is no earlier cut"
     row = CutRow(parts.name, parts.shape, parts.piecewise_linear, parts.affine, coverage, None, None, None, "")
     warnings.warn(f"at the cut {parts.name!r} {_reason(row)}; {advice}", DegenerateCutWarning, stacklevel=stacklevel)
+
+
+@contextmanager
+def _first_run(images: Tensor) -> Iterator[None]:
+    """What goes wrong when a model is first run on images is said with what may be the matter.
+
+    Raises:
+        ValueError: the model failed.
+    """
+    try:
+        yield
+    except (ValueError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of somebody else's code
+        said = (str(error).strip() or "-").splitlines()[0]
+        raise ValueError(
+            f"the model failed on images {tuple(images.shape)} ({type(error).__name__}: {said}); expected the "
+            "torch.nn.Module that was trained, neither scripted nor exported, and images as it takes them"
+        ) from error
 
 
 def _some(reference: Reference) -> Tensor:

@@ -1,20 +1,18 @@
 """The images that an interpretation is found on: read once through the net, their feature maps kept where they fit."""
 
-import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow
+from fulgurite.callbacks.representative_interpretation.gathering import gather
 from fulgurite.callbacks.representative_interpretation.untouched import untouched
 from fulgurite.callbacks.representative_interpretation.weights import Marks, fingerprint, marks
 
@@ -22,6 +20,8 @@ _ONE_AT_A_TIME = threading.RLock()
 Source = tuple[nn.Module, Any, str]  # a model, what takes the logits out of its output, and the cut
 
 MOST_BYTES = 256 * 2**20  # feature maps up to this size stay in memory; larger ones are computed again for each pass
+
+_CHECKED = 256  # images at a time
 
 
 class Reference:
@@ -69,7 +69,7 @@ class Reference:
     ) -> None:
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"got batch_size={batch_size!r}; expected a whole number from 1 on")
-        pixels, found = _gather(images, batch_size, seed)
+        pixels, found = gather(images, batch_size=batch_size, seed=seed)
         self.images = checked_images(pixels, "the reference")
         self.labels = checked_labels(found if labels is None else labels, len(self.images))
         self.batch_size = batch_size
@@ -218,7 +218,7 @@ def looking_into(model: nn.Module) -> Iterator[None]:
     """Leave the model untouched, and let one thread at a time look: two would restore each other's changes.
 
     Raises:
-        ValueError: it is no module.
+        ValueError: it is no module, or a scripted one.
 
     Example:
         >>> model = nn.Dropout()
@@ -230,6 +230,8 @@ def looking_into(model: nn.Module) -> Iterator[None]:
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"got a model of type {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("got a scripted model, which has no modules to cut at; expected the one that it was made from")
     with _ONE_AT_A_TIME, untouched(model):
         yield
 
@@ -262,9 +264,11 @@ def checked_images(images: object, what: str) -> Tensor:
         raise ValueError(f"got {what} of {images.dtype}; expected floating images, prepared as the model takes them")
     if images.dim() < 2 or not images.numel():
         raise ValueError(f"got {what} of shape {tuple(images.shape)}; expected at least one image, as (N, …)")
-    if not torch.isfinite(images).all():
-        row = int(torch.isfinite(images).flatten(1).all(dim=1).logical_not().nonzero()[0])
-        raise ValueError(f"image {row} of {what} has a value that is not finite; expected numbers, drop or mend it")
+    for first in range(0, len(images), _CHECKED):  # at once it would take as many booleans as there are numbers
+        finite = images[first : first + _CHECKED].isfinite().flatten(1).all(dim=1)
+        if not bool(finite.all()):
+            row = first + int(finite.logical_not().nonzero()[0])
+            raise ValueError(f"image {row} of {what} has a value that is not finite; expected numbers, drop or mend it")
     with torch.inference_mode(False):  # tensors made in inference mode cannot take part in a gradient
         return images.clone() if images.is_inference() else images.detach()
 
@@ -287,65 +291,3 @@ def checked_labels(labels: Tensor | None, images: int) -> Tensor | None:
             f"got labels {tuple(labels.shape)} of {labels.dtype} for {images} images; expected a whole number for each"
         )
     return labels.detach().clone().long().cpu()
-
-
-def _gather(source: Any, batch_size: int, seed: int) -> tuple[Any, Tensor | None]:
-    if isinstance(source, Tensor):
-        return source, None
-    if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(item, Tensor) for item in source):
-        return source[0], source[1]
-    if not isinstance(source, DataLoader):
-        if not isinstance(source, Dataset):
-            raise ValueError(
-                f"got a reference of type {type(source).__name__}; expected a tensor of images, a Dataset or DataLoader"
-            )
-        source = DataLoader(source, batch_size=batch_size)
-    images, labels = [], []
-    with private_random(source, seed):
-        for batch in source:
-            pixels, truth = _images_and_labels(batch)
-            images.append(pixels)
-            if truth is not None:
-                labels.append(truth)
-    if not images:
-        raise ValueError("got a loader without a batch; expected at least one image")
-    return torch.cat(images), torch.cat(labels) if len(labels) == len(images) else None
-
-
-def _images_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
-    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(first, Tensor):
-        raise ValueError(
-            f"got batches of type {type(first).__name__}; expected images or (images, labels, …) as tensors"
-        )
-    second = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-    classes = isinstance(second, Tensor) and second.shape == first.shape[:1] and not second.is_floating_point()
-    return first, second if classes else None
-
-
-@contextmanager
-def private_random(loader: DataLoader[Any], seed: int) -> Iterator[None]:
-    """While a loader is read, let it draw from ``seed``; afterwards every generator stands where it stood.
-
-    Example:
-        >>> before = torch.get_rng_state()
-        >>> with private_random(DataLoader([1, 2, 3], shuffle=True), 0):
-        ...     _ = torch.rand(1)
-        >>> torch.equal(torch.get_rng_state(), before)
-        True
-    """
-    owners = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
-    generators = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
-    states = [(generator, generator.get_state()) for generator in generators.values()]
-    own, numbers, default = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        yield
-    finally:
-        random.setstate(own)
-        np.random.set_state(numbers)
-        torch.set_rng_state(default)
-        for generator, state in states:
-            generator.set_state(state)

@@ -132,6 +132,23 @@ def test_no_cut_at_all(images):
         choose_cut(model, Reference(images))
 
 
+class TestFirstRun:
+    def test_images_of_another_size(self, fitted):
+        for cut in ("1", "auto"):
+            with pytest.raises(
+                ValueError, match=r"failed on images \(9, 1, 8, 8\) \(RuntimeError: .*; expected the torch"
+            ):
+                cut_of(fitted, Reference(torch.rand(9, 1, 8, 8)), cut, options=Options())
+
+    def test_memory_that_is_short_is_nothing_else(self, images):
+        class Large(nn.Module):
+            def forward(self, images):
+                raise torch.OutOfMemoryError
+
+        with pytest.raises(torch.OutOfMemoryError):
+            cut_of(Large(), Reference(images), "auto", options=Options())
+
+
 class TestCutOf:
     def test_what_is_known_is_not_chosen_again(self, fitted, images, monkeypatch):
         measured_as(monkeypatch, {"0.2": 0.2, "1.3": 0.99})

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fulgurite.callbacks.representative_interpretation.cut import split
-from fulgurite.callbacks.representative_interpretation.reference import Reference, looking_into, private_random
+from fulgurite.callbacks.representative_interpretation.reference import Reference, looking_into
 
 
 class Noisy(Dataset):
@@ -69,14 +69,6 @@ def test_reading_a_loader_draws_from_nobody(own):
     assert torch.equal(first.images, second.images)
     assert first.labels.tolist() == second.labels.tolist() != sorted(first.labels.tolist())
     assert not torch.equal(Reference(loader, seed=6).images, first.images)
-
-
-def test_random_states_return_after_an_error():
-    before = states()
-    with pytest.raises(KeyError), private_random(DataLoader([1]), 0):
-        torch.rand(3), random.random(), np.random.rand()
-        raise KeyError
-    assert states() == before
 
 
 def test_logits_and_predictions(fitted, shapes, parts):
@@ -157,6 +149,7 @@ def test_images_of_inference_mode_and_with_gradients(shapes):
         (torch.zeros(0, 1, 2, 2), {}, "at least one image"),
         (torch.full((3, 1, 2, 2), torch.nan), {}, "image 0 of the reference has a value that is not finite"),
         (torch.tensor([0.0, 0.0, torch.inf]).view(3, 1, 1, 1), {}, "image 2 "),
+        (torch.tensor([0.0] * 299 + [torch.nan] * 2).view(301, 1, 1, 1), {}, "image 299 "),
         (torch.zeros(3, 1, 2, 2), {"labels": torch.zeros(2, dtype=torch.int64)}, "for 3 images"),
         (torch.zeros(3, 1, 2, 2), {"labels": torch.zeros(3)}, "whole number"),
         (torch.zeros(3, 1, 2, 2), {"batch_size": 0}, "batch_size=0"),
@@ -169,8 +162,11 @@ def test_bad_input_is_named(images, options, said):
         Reference(images, **options)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 def test_only_modules_are_looked_into():
     with pytest.raises(ValueError, match="type function"), looking_into(lambda images: images):
+        pass
+    with pytest.raises(ValueError, match=r"scripted model, .* made from"), looking_into(torch.jit.script(nn.ReLU())):
         pass
 
 
