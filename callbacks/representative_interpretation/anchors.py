@@ -266,7 +266,7 @@ def _conclude(
     inside = torch.from_numpy(covered(off.numpy(), cover.planes)) & counted
     members = inside.nonzero().flatten()
     chosen = list(cover.planes)
-    planes = _on_cpu(distinct.select(chosen))
+    planes = _kept(distinct.select(chosen))
     origin = planes.value(anchor.features[None].cpu())
     distances = (values[members][:, chosen] - origin).abs().sum(dim=1)
     strangers = int((inside & ~own).sum())
@@ -341,6 +341,8 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def _on_cpu(planes: Planes) -> Planes:
-    tensors = ("weight", "bias", "point", "rival", "residual", "positive")
-    return replace(planes, **{name: getattr(planes, name).detach().cpu() for name in tensors})
+def _kept(planes: Planes) -> Planes:
+    """On the CPU, and without the crossings: nothing asks for them again, and they are as large as the weights."""
+    tensors = ("weight", "bias", "rival", "residual", "positive")
+    kept = {name: getattr(planes, name).detach().cpu() for name in tensors}
+    return replace(planes, **kept, point=torch.full((), torch.nan, dtype=planes.weight.dtype).expand_as(planes.weight))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.anchors import Options
-from fulgurite.callbacks.representative_interpretation.cut import CutError, Split, candidates, split
+from fulgurite.callbacks.representative_interpretation.cut import CutError, Split, Splitter, candidates, split
 from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow as CutRow
 from fulgurite.callbacks.representative_interpretation.cut_rows import CutTable
 from fulgurite.callbacks.representative_interpretation.measuring import Measuring
@@ -180,7 +180,8 @@ def _choose(
     with looking_into(model):
         sample = _some(reference)
         with _first_run(sample):
-            names = candidates(model, sample, logits=logits)
+            splitter = Splitter(model, sample, logits=logits)
+            names = splitter.candidates()
         measuring = Measuring(reference, options)
         rows: list[CutRow] = []
         best: tuple[CutRow, Split] | None = None
@@ -192,7 +193,7 @@ def _choose(
                 rows.append(_unmeasured(name, "not measured"))
                 continue
             try:
-                parts = split(model, name, sample, logits=logits)
+                parts = splitter.split(name)
             except CutError as error:
                 rows.append(_unmeasured(name, f"no cut: {error}"))
                 continue

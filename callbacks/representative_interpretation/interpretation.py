@@ -71,7 +71,7 @@ class Interpretation:
         cut: the module whose output is ψ.
         mode: ``exact`` where the net behind the cut is piecewise linear, so that P bounds a polytope of one decision;
             ``tangent`` where it is not: planes touch the boundary, and ``agreement`` says how well they stand for it.
-        planes: the chosen planes P, on the CPU, in order of choice.
+        planes: the chosen planes P, on the CPU, in order of choice. Their crossings are not kept: ``point`` is NaN.
         sampled: how many boundaries were met, before equal ones were taken together.
         reference_index: where x is in the reference, for groups; else ``None``.
         members: (M,) ascending indices of the covered reference images, tolerated strangers among them. Of a later

@@ -150,5 +150,8 @@ def test_planes_are_kept_on_the_cpu_and_features_apart(images, parts):
     assert found.planes.weight.dtype == torch.float64
     assert found.planes.weight.device.type == "cpu"
     # A view would keep the whole reference's feature maps alive.
-    for kept in (found.anchor, found.image, found.planes.weight, found.planes.point):
+    assert found.planes.point.shape == found.planes.weight.shape
+    assert found.planes.point.isnan().all()
+    assert found.planes.point.untyped_storage().nbytes() == 8
+    for kept in (found.anchor, found.image, found.planes.weight):
         assert kept.untyped_storage().nbytes() == kept.numel() * kept.element_size()
