@@ -28,7 +28,7 @@ def halfway(head, first, second):
 
 def test_the_head_of_one_is_linear_and_that_of_the_other_is_not():
     torch.manual_seed(0)
-    first, second = torch.randn(2, 64, 7, 7), torch.randn(2, 64, 7, 7)
+    first, second = torch.randn(2, 48, 7, 7), torch.randn(2, 48, 7, 7)
     assert halfway(gap_cnn(10).head, first, second) < 1e-6
     assert halfway(small_cnn(10).head, first, second) > 1e-2
 
@@ -36,7 +36,7 @@ def test_the_head_of_one_is_linear_and_that_of_the_other_is_not():
 def test_the_grid_averages_two_by_two_of_28_pixels():
     network = small_cnn(10).eval()
     before = network.stage3[:-1](network.stage2(network.stage1(torch.randn(3, 1, 28, 28))))
-    assert before.shape == (3, 64, 14, 14)
+    assert before.shape == (3, 48, 14, 14)
     torch.testing.assert_close(network.stage3[-1](before), nn.functional.avg_pool2d(before, 2))
 
 
