@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import NodePathTracer  # type: ignore[import-untyped]
+from torchvision.models.feature_extraction import NodePathTracer
 
 from fulgurite.callbacks.representative_interpretation.linearity import Operators
 from fulgurite.callbacks.representative_interpretation.replayed_cut import is_idle

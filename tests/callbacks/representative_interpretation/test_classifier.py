@@ -60,6 +60,29 @@ def test_answers_at_random_are_told_from_those_that_depend_on_the_batch():
         Classifier(Centred()).expected(images)
 
 
+def test_dropout_that_is_always_on_is_found_even_where_one_image_gets_the_same_logits():
+    class Dropping(nn.Module):
+        def forward(self, images):
+            return nn.functional.dropout(images, 0.5)
+
+    images = torch.rand(8, 2, generator=torch.Generator().manual_seed(1)) + 1
+    with torch.random.fork_rng():
+        for seed in range(40):
+            torch.manual_seed(seed)
+            with pytest.raises(ValueError, match="same images each time"):
+                Classifier(Dropping()).expected(images)
+
+
+def test_numbers_that_are_drawn_in_vain_do_no_harm():
+    class Drawing(nn.Module):
+        def forward(self, images):
+            return images + 0 * torch.rand(1)
+
+    images = torch.ones(3, 2)
+    with torch.random.fork_rng():
+        assert torch.equal(Classifier(Drawing()).expected(images), images)
+
+
 def test_a_network_with_a_child_called_module_is_no_wrapper():
     class Net(nn.Module):
         def __init__(self):
