@@ -19,7 +19,7 @@ def answers(split: Split, images: Tensor, *, what: str, first: int = 0) -> tuple
 
     Args:
         split: of the net.
-        images: (B, …), where the model is and in its type.
+        images: (B, …), wherever they are and of any floating type.
         what: they are, for the message.
         first: the number of the first of them, for the message.
 

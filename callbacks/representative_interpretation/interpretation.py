@@ -14,7 +14,6 @@ from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow, s
 from fulgurite.callbacks.representative_interpretation.heatmap import Maps, heatmaps
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
 from fulgurite.callbacks.representative_interpretation.reference import (
-    at_home,
     checked_images,
     checked_labels,
     looking_into,
@@ -256,18 +255,18 @@ class Interpretation:
 
     def _each(self, images: Tensor, measure: Callable[[Tensor, Tensor], _T]) -> list[_T]:
         """What ``measure`` makes of ψ and the logits of each batch of images."""
-        images = checked_images(images, "the images")
+        images = checked_images(images, "images")
         if images.shape[1:] != self.image.shape:
             raise ValueError(
                 f"got images {tuple(images.shape)}; expected (B, {', '.join(map(str, self.image.shape))}), as the one "
                 "that was interpreted"
             )
-        found, model = [], self.split.model
-        with looking_into(model):
+        found = []
+        with looking_into(self.split.model):
             if fingerprint(self.split) != self.fingerprint:
                 raise ValueError("the model's weights have changed since it was interpreted; interpret it anew")
             for first, batch in zip(range(0, len(images), self.batch_size), images.split(self.batch_size), strict=True):
-                features, logits = answers(self.split, at_home(batch, model), what="images", first=first)
+                features, logits = answers(self.split, batch, what="images", first=first)
                 found.append(measure(features.cpu(), logits.cpu()))
         return found
 

@@ -15,7 +15,6 @@ from fulgurite.callbacks.representative_interpretation.reference import (
     MOST_BYTES,
     Reference,
     as_reference,
-    at_home,
     checked_images,
     looking_into,
 )
@@ -65,7 +64,8 @@ def interpret(
             how far the latter was from it.
         maps: ``"channel"``, the paper's heat maps, or ``"elementwise"``, which add up to the planes' values.
         labels: (N,) true classes of the reference images, only for what is reported.
-        logits: from the model's output to logits (B, C), where it gives something else.
+        logits: from the model's output to logits (B, C), where it gives something else. A ``Reference`` is read anew
+            for another function, and a lambda written in the call is another one each time: give it a name.
         batch_size: images that go through the model together; a ``Reference`` has its own.
         most_bytes: the reference's feature maps are kept in memory up to this size, and else computed anew in every
             pass; a ``Reference`` has its own.
@@ -100,7 +100,7 @@ def interpret(
         images = as_reference(reference, labels=labels, batch_size=batch_size, most_bytes=most_bytes, seed=seed)
         image = _one(x, images)
         choice = cut_of(model, images, cut, options=options, logits=logits)
-        features, scores = answers(choice.split, at_home(image[None], model), what="x, as image")
+        features, scores = answers(choice.split, image[None], what="x, as image")
         anchor = Anchor(image, features[0], int(scores.argmax()))
         (found,) = interpret_anchors(images, choice.split, [anchor], options)
         alone = found.class_size == len(images)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation.answers import answers
+from fulgurite.callbacks.representative_interpretation.classifier import check_images
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.cut_rows import CutRow
 from fulgurite.callbacks.representative_interpretation.gathering import gather
@@ -20,8 +21,6 @@ _ONE_AT_A_TIME = threading.RLock()
 Source = tuple[nn.Module, Any, str]  # a model, what takes the logits out of its output, and the cut
 
 MOST_BYTES = 256 * 2**20  # feature maps up to this size stay in memory; larger ones are computed again for each pass
-
-_CHECKED = 256  # images at a time
 
 
 class Reference:
@@ -70,7 +69,7 @@ class Reference:
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"got batch_size={batch_size!r}; expected a whole number from 1 on")
         pixels, found = gather(images, batch_size=batch_size, seed=seed)
-        self.images = checked_images(pixels, "the reference")
+        self.images = checked_images(pixels, "reference images")
         self.labels = checked_labels(found if labels is None else labels, len(self.images))
         self.batch_size = batch_size
         self.most_bytes = most_bytes
@@ -143,18 +142,18 @@ class Reference:
             return
         known, weights = self._logits if self._answered_by(split) else None, marks(split.model)
         self._split, self._source, self._features, self._logits, self.warned = None, None, None, None, False
-        one = split.features(self._batch(split, slice(0, 1)))
+        one = split.features(self.images[:1])
         fits = one.numel() * one.element_size() * len(self) <= self.most_bytes
         kept = one.new_empty((len(self), *one.shape[1:])) if fits else None
         logits = known
         for part in self._parts() if fits or known is None else ():
             if known is None:
-                features, scores = answers(split, self._batch(split, part), what="reference images", first=part.start)
+                features, scores = answers(split, self.images[part], what="reference images", first=part.start)
                 if logits is None:
                     logits = scores.new_empty((len(self), scores.shape[1]), device="cpu")
                 logits[part] = scores.cpu()
             else:
-                features = split.features(self._batch(split, part))
+                features = split.features(self.images[part])
             if kept is not None:
                 kept[part] = features
         self._split, self._source, self._fingerprint, self._marks = split, source, fingerprint(split), weights
@@ -165,7 +164,7 @@ class Reference:
         self.read(split)
         for part in self._parts():
             kept = self._features
-            yield part, split.features(self._batch(split, part)) if kept is None else kept[part]
+            yield part, split.features(self.images[part]) if kept is None else kept[part]
 
     def take(self, split: Split, index: Tensor) -> Tensor:
         """Feature maps (M, K, H, W) of the images at ``index`` (M,)."""
@@ -173,7 +172,7 @@ class Reference:
         if self._features is not None:
             return self._features[index.to(self._features.device)]
         images = self.images[index.to(self.images.device)]
-        return torch.cat([split.features(at_home(part, split.model)) for part in images.split(self.batch_size)])
+        return torch.cat([split.features(part) for part in images.split(self.batch_size)])
 
     def _answered_by(self, split: Split) -> bool:
         """Whether the logits that are known are those of this split's net, whose cut does not matter then."""
@@ -186,9 +185,6 @@ class Reference:
     def _parts(self) -> Iterator[slice]:
         for start in range(0, len(self), self.batch_size):
             yield slice(start, min(start + self.batch_size, len(self)))
-
-    def _batch(self, split: Split, part: slice) -> Tensor:
-        return at_home(self.images[part], split.model)
 
     def __repr__(self) -> str:
         return f"Reference({len(self)} images {tuple(self.images.shape[1:])}, read={self.is_read})"
@@ -247,28 +243,17 @@ def at_home(images: Tensor, model: nn.Module) -> Tensor:
     return images if weight is None else images.to(weight.device, weight.dtype)
 
 
-def checked_images(images: object, what: str) -> Tensor:
+def checked_images(images: Any, what: str) -> Tensor:
     """The images as an ordinary tensor that carries no gradient.
 
     Raises:
         ValueError: not a floating tensor (N, …), none of them, or a value that is not finite.
 
     Example:
-        >>> checked_images(torch.zeros(3, 8, 8, dtype=torch.uint8), "the reference")
-        Traceback (most recent call last):
-        ValueError: got the reference of torch.uint8; expected floating images, prepared as the model takes them
+        >>> checked_images(torch.zeros(3, 8, 8, requires_grad=True), "images").requires_grad
+        False
     """
-    if not isinstance(images, Tensor):
-        raise ValueError(f"got {what} of type {type(images).__name__}; expected a tensor of images (N, …)")
-    if not images.is_floating_point():
-        raise ValueError(f"got {what} of {images.dtype}; expected floating images, prepared as the model takes them")
-    if images.dim() < 2 or not images.numel():
-        raise ValueError(f"got {what} of shape {tuple(images.shape)}; expected at least one image, as (N, …)")
-    for first in range(0, len(images), _CHECKED):  # at once it would take as many booleans as there are numbers
-        finite = images[first : first + _CHECKED].isfinite().flatten(1).all(dim=1)
-        if not bool(finite.all()):
-            row = first + int(finite.logical_not().nonzero()[0])
-            raise ValueError(f"image {row} of {what} has a value that is not finite; expected numbers, drop or mend it")
+    check_images(images, what)
     with torch.inference_mode(False):  # tensors made in inference mode cannot take part in a gradient
         return images.clone() if images.is_inference() else images.detach()
 

@@ -115,10 +115,10 @@ def test_a_model_that_has_changed_is_refused(fitted, reference):
     [
         (torch.zeros(2, 1, 8, 8), r"got images \(2, 1, 8, 8\); expected \(B, 1, 12, 12\)"),
         (torch.zeros(1, 12, 12), r"expected \(B, 1, 12, 12\)"),
-        (torch.zeros(2, 1, 12, 12, dtype=torch.uint8), "floating"),
-        (torch.full((2, 1, 12, 12), torch.nan), "not finite"),
+        (torch.zeros(2, 1, 12, 12, dtype=torch.uint8), "of uint8; expected a float"),
+        (torch.full((2, 1, 12, 12), torch.nan), "NaN or infinity"),
         (torch.zeros(0, 1, 12, 12), "at least one image"),
-        ([1], "type list"),
+        ([1], "images as list"),
     ],
 )
 def test_bad_images(found, images, said):

@@ -444,8 +444,8 @@ class TestBadInput:
             (torch.zeros(1, 8, 8), r"got x \(1, 8, 8\); expected one image \(1, 12, 12\)"),
             (torch.zeros(2, 1, 12, 12), r"got x \(2, 1, 12, 12\)"),
             ([0.0], "got x list"),
-            (torch.zeros(1, 12, 12, dtype=torch.int64), "floating"),
-            (torch.full((1, 12, 12), torch.nan), "not finite"),
+            (torch.zeros(1, 12, 12, dtype=torch.int64), "of int64; expected a float"),
+            (torch.full((1, 12, 12), torch.nan), "NaN or infinity"),
         ],
     )
     def test_the_image(self, fitted, reference, x, said):
