@@ -198,6 +198,10 @@ def interpret_classes(
     is that of :func:`~fulgurite.callbacks.representative_interpretation.interpreting.interpret`, which tells of the
     options that are not named here.
 
+    Groups are told apart by boundaries to *other* classes. Images with a cue that only strengthens their own class,
+    such as a patch in the corner, lie on the same side of all of them as images of the class without it, and in one
+    group; there the distance from a member with the cue (``rank``) and the heat maps tell them apart.
+
     Args:
         model: any classifier from images to logits.
         reference: unlabelled images.
