@@ -38,10 +38,11 @@ def answers(split: Split, images: Tensor, *, what: str, first: int = 0) -> tuple
         (torch.bfloat16, torch.float64)
     """
     features, logits = split.predict(images)
+    good = logits.isfinite().all(dim=1)
     if not {features.dtype, logits.dtype} <= set(_FULL):
         with torch.no_grad():
             logits = torch.cat([split.head(features[part].to(split.dtype)) for part in chunks(features)])
-    good = logits.isfinite().all(dim=1)
+    good &= logits.isfinite().all(dim=1)
     if not bool(good.all()):
         bad = [first + row for row in good.logical_not().nonzero().flatten().tolist()]
         named = ", ".join(map(str, bad[:_NAMED])) + (", …" if len(bad) > _NAMED else "")

@@ -100,3 +100,12 @@ class TestNotFinite:
         with pytest.raises(ValueError, match="images 40;"):
             reference.read(parts)
         assert not reference.is_read
+
+    def test_half_precision_that_overflows(self, noise):
+        model = narrow_network(torch.float16)
+        with torch.no_grad():
+            model[6].weight *= 1000
+        images = noise.clone()
+        images[50] *= 1000  # too much for the last layer alone, whose answer in full precision is finite
+        with pytest.raises(ValueError, match=r"not finite .* for reference images 50;"):
+            interpret(model, images[0], images, cut="2", boundaries=5)
