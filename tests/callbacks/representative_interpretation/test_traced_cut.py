@@ -120,6 +120,19 @@ def test_hooks_on_modules_of_modules_are_not_traced():
     assert trace(Classifier(net.eval()), torch.randn(2, 1, 6, 6)) == "hooks are registered on 'block'"
 
 
+def test_no_stand_in_for_a_tensor_stays_in_the_network():
+    class Keeping(Net):
+        last_seen = None
+
+        def forward(self, images):
+            self.last_seen = super().forward(images)
+            return self.last_seen
+
+    net = Keeping()
+    traced(net)
+    assert net.last_seen is None
+
+
 def test_branches_on_values_cannot_be_traced():
     class Branch(nn.Module):
         def forward(self, images):
