@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from fulgurite.callbacks.representative_interpretation import Interpretation, interpret
 from fulgurite.callbacks.representative_interpretation.auto_cut import choose_cut
-from fulgurite.callbacks.representative_interpretation.boundaries import draw_strangers, find_planes
+from fulgurite.callbacks.representative_interpretation.boundaries import find_planes
 from fulgurite.callbacks.representative_interpretation.cover import greedy_cover
 from fulgurite.callbacks.representative_interpretation.cut import Split, candidates, split
 from fulgurite.callbacks.representative_interpretation.planes import Planes
 from fulgurite.callbacks.representative_interpretation.reference import Reference
 from fulgurite.callbacks.representative_interpretation.sampling import Sample
+from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers
 from fulgurite.callbacks.representative_interpretation.survey import survey
 from fulgurite.callbacks.representative_interpretation.untouched import untouched
 

@@ -17,7 +17,6 @@ from fulgurite.callbacks.representative_interpretation.margin import (
     margin,
 )
 from fulgurite.callbacks.representative_interpretation.planes import Grade, Planes
-from fulgurite.callbacks.representative_interpretation.strangers import draw_strangers as draw_strangers
 
 _HALVINGS = 5  # of the segment, before the crossing is solved for: where both together take least time
 _SOLVES = 60  # at most; two or three are usual
