@@ -72,7 +72,14 @@ def test_a_folder_of_ones_own_is_taken_from_the_option_or_the_environment(photos
 @pytest.mark.filterwarnings("ignore::fulgurite.callbacks.representative_interpretation.clues.GroupAlarm")
 def test_a_folder_of_ones_own_is_learned_and_interpreted(photos):
     recipe = find_recipe(PREFIX + "image_folder", REGISTRY)
-    args = ["--trainer.accelerator=cpu", "--trainer.max_epochs=12", "--data.image_size=32", "--trainer.logger=false"]
+    args = [
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=8",
+        "--data.image_size=32",
+        "--data.batch_size=7",
+        "--trainer.logger=false",
+    ]
+    args += ["--trainer.callbacks.every_n_epochs=0"]
     args += [f"--data.root={photos / 'images'}", "--data.val_share=0.4", "--trainer.enable_progress_bar=false"]
     cli = run_cli(["fit", "--config", str(recipe.path), *args], REGISTRY, allow_list(REGISTRY), name=recipe.name)
     metrics = cli.trainer.callback_metrics
