@@ -5,12 +5,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fulgurite.models.image_classification.module import ImageClassifier as ImageClassifier
+    from fulgurite.models.image_classification.network import build_network as build_network
+    from fulgurite.models.image_classification.network import gap_cnn as gap_cnn
+    from fulgurite.models.image_classification.network import small_cnn as small_cnn
 
 _HOMES = {
     "ImageClassifier": "fulgurite.models.image_classification.module",
+    "build_network": "fulgurite.models.image_classification.network",
+    "gap_cnn": "fulgurite.models.image_classification.network",
+    "small_cnn": "fulgurite.models.image_classification.network",
 }
 __all__ = [
     "ImageClassifier",
+    "build_network",
+    "gap_cnn",
+    "small_cnn",
 ]
 
 

@@ -1,7 +1,7 @@
 """Weights for a named network: found, read, and fitted to other classes and channels than they were trained for."""
 
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -132,25 +132,30 @@ def load_weights(network: nn.Module, path: Path) -> None:
     anew = [
         key for key in anew if found[key].shape[1:] == wanted[key].shape[1:] and len(found[key]) != len(wanted[key])
     ]
+    if faults := _differences(found, wanted, anew):
+        raise ValueError(f"{path}: holds weights of another network: {faults}; name the backbone they are of")
+    network.load_state_dict({key: wanted[key] if key in anew else found[key] for key in wanted})
     if anew:
         classes, mine = len(found[anew[0]]), len(wanted[anew[0]])
         rank_zero_info(f"{path}: is for {classes} classes, the network for {mine}: its last layer {head} starts anew")
-    missing = [key for key in wanted if key not in found]
-    other = [
-        f"{key}, {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and key not in anew and found[key].shape != wanted[key].shape
-    ]
-    unknown = [key for key in found if key not in wanted]
-    faults = {"without": missing, "with another shape of": other, "with an unknown": unknown}
-    said = [
-        f"{what} {keys[0]}" + (f" and {len(keys) - 1} more" if keys[1:] else "")
+
+
+def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], anew: Sequence[str]) -> str:
+    both = [key for key in wanted if key in found and key not in anew]
+    faults = {
+        "without": [key for key in wanted if key not in found],
+        "with another shape of": [
+            f"{key}, {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
+            for key in both
+            if found[key].shape != wanted[key].shape
+        ],
+        "with an unknown": [key for key in found if key not in wanted],
+    }
+    return "; ".join(
+        f"{what} {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
         for what, keys in faults.items()
         if keys
-    ]
-    if said:
-        raise ValueError(f"{path}: holds weights of another network: {'; '.join(said)}; name the backbone they are of")
-    network.load_state_dict({key: wanted[key] if key in anew else found[key] for key in wanted})
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
