@@ -65,7 +65,7 @@ class ClassificationData(L.LightningDataModule):
 
     def make_parts(self) -> Mapping[Split, LabelledDataset]:
         """Load the data and give the parts that are not empty; called once."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say where its data comes from: make_parts()")
 
     @override
     def setup(self, stage: str | None = None) -> None:

@@ -80,7 +80,7 @@ class LabelledData(ClassificationData):
 
     def load(self) -> tuple[Tensor, Tensor]:
         """Read features (N, F), float32, and labels (N,), int64; called once."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say where its rows come from: load()")
 
     def alter(self, features: Tensor, labels: Tensor, rows: Mapping[Split, Tensor]) -> Tensor:
         """Give the features that are used in the place of those read, now that the rows of each part are known."""

@@ -79,7 +79,7 @@ class VariableLengthData(L.LightningDataModule):
 
     def load(self) -> Mapping[Split, MeasuredDataset]:
         """Read the data and give each part; called once."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say where its sequences come from: load()")
 
     @override
     def setup(self, stage: str | None = None) -> None:

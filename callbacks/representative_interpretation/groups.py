@@ -175,6 +175,7 @@ def interpret_classes(
     *,
     groups_per_class: int = 3,
     classes: Iterable[int] | None = None,
+    max_classes: int | None = None,
     smallest: int = 10,
     deadline: float | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -207,6 +208,7 @@ def interpret_classes(
         reference: unlabelled images.
         groups_per_class: at most.
         classes: which predicted classes; default: all that there are.
+        max_classes: of all that there are, only those of the most images, so many at most.
         smallest: a further group is looked for only where at least so many of the class's images are left.
         deadline: ``time.monotonic()`` after which no further group is looked for; every class has had its first group
             before any has a second.
@@ -246,6 +248,7 @@ def interpret_classes(
     begun = time.perf_counter()
     groups_per_class = whole("groups_per_class", groups_per_class, least=1)
     smallest = whole("smallest", smallest, least=1)
+    most = None if max_classes is None else whole("max_classes", max_classes, least=1)
     options = Options(boundaries=boundaries, delta=delta, exact=exact, maps=maps, seed=seed)
     with looking_into(model):
         images = as_reference(reference, labels=labels, batch_size=batch_size, most_bytes=most_bytes, seed=seed)
@@ -254,7 +257,7 @@ def interpret_classes(
             images,
             choice.split,
             options,
-            classes_of(images, classes),
+            classes_of(images, classes, most),
             groups_per_class=groups_per_class,
             smallest=smallest,
             deadline=deadline,

@@ -100,8 +100,8 @@ class Peeling:
         return self.deadline is not None and time.monotonic() > self.deadline
 
 
-def classes_of(reference: Reference, classes: Iterable[int] | None) -> tuple[int, ...]:
-    """The predicted classes to peel, ascending.
+def classes_of(reference: Reference, classes: Iterable[int] | None, most: int | None = None) -> tuple[int, ...]:
+    """The predicted classes to peel, ascending: those named, or the ``most`` of the most images.
 
     Raises:
         ValueError: a class that no image is predicted as.
@@ -118,7 +118,7 @@ def classes_of(reference: Reference, classes: Iterable[int] | None) -> tuple[int
     """
     counts = reference.counts
     if classes is None:
-        return tuple(counts)
+        return tuple(sorted(sorted(counts, key=lambda label: -counts[label])[:most]))
     for label in (wanted := sorted({int(label) for label in classes})):
         if label not in counts:
             there = ", ".join(map(str, counts))

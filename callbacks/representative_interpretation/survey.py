@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fulgurite.callbacks.representative_interpretation.answers import answers
 from fulgurite.callbacks.representative_interpretation.clues import Clue, find_clues
 from fulgurite.callbacks.representative_interpretation.cut import Split
 from fulgurite.callbacks.representative_interpretation.drift import Pair, Snapshot, mean_jaccard
@@ -156,7 +157,6 @@ def survey(
         )
     with untouched(model, seed=seed):
         reference = Reference(sample.images, labels=sample.labels)
-        classes, predicted = _largest(model, reference, logits, max_classes)
         # What it warns of is for the reader of the report, not for the log of a training.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -164,7 +164,7 @@ def survey(
                 model,
                 reference,
                 groups_per_class=groups_per_class,
-                classes=classes,
+                max_classes=max_classes,
                 cut=cut,
                 boundaries=boundaries,
                 maps=maps,
@@ -199,9 +199,10 @@ def survey(
     snapshot.values.update(_values(groups, views, clues, tested_all, pairs))  # type: ignore[attr-defined]
     warned = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     notes = list(dict.fromkeys([*warned, *groups.notes, *(note for group in groups for note in group.notes)]))
-    if len(classes) < len(predicted):
+    predicted = groups.predicted_counts
+    if max_classes < len(predicted):
         notes.append(
-            f"{len(classes)} of {len(predicted)} predicted classes are interpreted, those of the most images; raise "
+            f"{max_classes} of {len(predicted)} predicted classes are interpreted, those of the most images; raise "
             "max_classes for more"
         )
     if len(views) < len(groups):
@@ -228,32 +229,15 @@ def survey(
     )
 
 
-def _largest(
-    model: nn.Module, reference: Reference, logits: Callable[[Any], Tensor] | None, most: int
-) -> tuple[list[int], dict[int, int]]:
-    """The predicted classes of the most images, and how many images each has."""
-    parts = []
-    with torch.no_grad():
-        for part in reference.images.split(reference.batch_size):
-            out = model(at_home(part, model))
-            parts.append((logits(out) if logits is not None else out).detach().cpu())
-    scores = torch.cat(parts)
-    scores = scores[:, None] if scores.ndim == 1 else scores
-    predicted = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
-    labels, counts = predicted.unique(return_counts=True)
-    order = torch.argsort(-counts, stable=True)
-    by_label = dict(zip(labels.tolist(), counts.tolist(), strict=True))
-    return sorted(labels[order][:most].tolist()), by_label
-
-
 def _test(
     groups: Sequence["Interpretation"], held_out: Sample, divided: Split, model: nn.Module
 ) -> tuple[tuple[HeldOut, ...], HeldOut]:
     """Every group on the held-out images, whose feature maps are computed once; and each class's groups together."""
     sides: list[list[Tensor]] = [[] for _ in groups]
     predictions = []
-    for part in held_out.images.split(_BATCH):
-        features, logits = divided.predict(at_home(part, model))
+    for begin in range(0, len(held_out.images), _BATCH):
+        part = held_out.images[begin : begin + _BATCH]
+        features, logits = answers(divided, at_home(part, model), what="held-out images", first=begin)
         predictions.append(logits.argmax(1).cpu())
         for found, kept in zip(groups, sides, strict=True):
             kept.append(found.planes.same_side(features.cpu()).all(1).cpu())

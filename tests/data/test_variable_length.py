@@ -18,5 +18,5 @@ def test_ragged_ids_are_a_list_of_sequences(sequences):
 
 def test_a_subclass_says_how_to_load():
     data = VariableLengthData(collate=dict, batch_size=2, batching="shuffle", max_tokens=None, num_workers=0)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match=r"VariableLengthData has to say .* load\(\)"):
         data.setup()

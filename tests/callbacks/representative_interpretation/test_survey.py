@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -185,3 +186,26 @@ def test_what_there_is_no_time_to_try_is_unknown(fitted, shapes, monkeypatch):
     assert len(views) == 3
     assert [math.isnan(view.drop) for view in views] == [math.isnan(view.spot.turned) for view in views]
     assert [math.isnan(view.drop) for view in views] == [False, False, True]
+
+
+def test_half_precision_has_the_classes_of_the_groups(fitted, shapes):
+    """Coarse logits may prefer another class than the head does; only the head's classes have boundaries."""
+    half = copy.deepcopy(fitted).bfloat16()
+    with torch.no_grad():  # logits far from 0 differ by less than bfloat16 can tell
+        half[-1].bias += 2.0**12
+    sample = Sample(shapes(150, seed=3)[0], None, 150)
+    found = survey(half, sample, held_out=sample, boundaries=10, groups_per_class=1)
+    assert found.predicted == found.groups.predicted_counts
+    assert {group.label for group in found.groups} == set(found.predicted)
+    assert sum(held.covered for held in found.held_out) >= sum(group.own for group in found.groups)
+
+
+def test_the_reference_is_read_for_the_groups_alone(fitted, shapes):
+    calls = []
+    hook = fitted.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    try:
+        sample = Sample(shapes(150, seed=3)[0], None, 150)
+        survey(fitted, sample, cut="1", boundaries=10, groups_per_class=1)
+    finally:
+        hook.remove()
+    assert sum(size == 150 for size in calls) <= 1
