@@ -220,7 +220,10 @@ def test_nothing_that_goes_wrong_stops_the_training(tmp_path, classifier, data):
     classifier.validation_step = lambda batch, batch_idx: None
     classifier.training_step = lambda batch, batch_idx: F.cross_entropy(classifier.network(batch[0]), batch[1])
     callback = interpretation()
-    with pytest.warns(UserWarning, match="could not make its .* pass: the model failed .*RuntimeError: out of luck.*; training goes on"):
+    with pytest.warns(
+        UserWarning,
+        match="could not make its .* pass: the model failed .*RuntimeError: out of luck.*; training goes on",
+    ):
         trainer_for(tmp_path, [callback]).fit(classifier, *loaders(data))
     assert callback.survey is None
 
