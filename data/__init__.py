@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from fulgurite.data.mnist import MNIST5k as MNIST5k
     from fulgurite.data.scikit_sample import ScikitSample as ScikitSample
     from fulgurite.data.speech_folder import SpeechFolder as SpeechFolder
+    from fulgurite.data.temporal_graph import TemporalGraph as TemporalGraph
+    from fulgurite.data.timeline import Timeline as Timeline
     from fulgurite.data.tone_speech import write_librispeech as write_librispeech
 
 _HOMES = {
@@ -22,6 +24,8 @@ _HOMES = {
     "MNIST5k": "fulgurite.data.mnist",
     "ScikitSample": "fulgurite.data.scikit_sample",
     "SpeechFolder": "fulgurite.data.speech_folder",
+    "TemporalGraph": "fulgurite.data.temporal_graph",
+    "Timeline": "fulgurite.data.timeline",
     "padded_shapes": "fulgurite.data.length_batches",
     "write_librispeech": "fulgurite.data.tone_speech",
 }
@@ -33,6 +37,8 @@ __all__ = [
     "MNIST5k",
     "ScikitSample",
     "SpeechFolder",
+    "TemporalGraph",
+    "Timeline",
     "padded_shapes",
     "write_librispeech",
 ]

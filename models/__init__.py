@@ -4,6 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fulgurite.models.dynamic_gnn.edge_classification import DynamicEdgeClassifier as DynamicEdgeClassifier
+    from fulgurite.models.dynamic_gnn.link_prediction import DynamicLinkPredictor as DynamicLinkPredictor
+    from fulgurite.models.dynamic_gnn.network import CDGCN as CDGCN
+    from fulgurite.models.dynamic_gnn.network import TGCN as TGCN
+    from fulgurite.models.dynamic_gnn.network import TMGCN as TMGCN
+    from fulgurite.models.dynamic_gnn.network import WDGCN as WDGCN
+    from fulgurite.models.dynamic_gnn.network import EvolveGCNH as EvolveGCNH
+    from fulgurite.models.dynamic_gnn.network import EvolveGCNO as EvolveGCNO
+    from fulgurite.models.dynamic_gnn.network import GConvGRU as GConvGRU
+    from fulgurite.models.dynamic_gnn.node_classification import DynamicNodeClassifier as DynamicNodeClassifier
     from fulgurite.models.image_classification.module import ImageClassifier as ImageClassifier
     from fulgurite.models.sparse_network.classifier import SparseClassifier as SparseClassifier
     from fulgurite.models.sparse_network.network import SparseNetwork as SparseNetwork
@@ -15,19 +25,39 @@ if TYPE_CHECKING:
     from fulgurite.models.translation.transformer import TranslationTransformer as TranslationTransformer
 
 _HOMES = {
+    "CDGCN": "fulgurite.models.dynamic_gnn.network",
     "DeepSpeech2": "fulgurite.models.speech.deepspeech",
+    "DynamicEdgeClassifier": "fulgurite.models.dynamic_gnn.edge_classification",
+    "DynamicLinkPredictor": "fulgurite.models.dynamic_gnn.link_prediction",
+    "DynamicNodeClassifier": "fulgurite.models.dynamic_gnn.node_classification",
+    "EvolveGCNH": "fulgurite.models.dynamic_gnn.network",
+    "EvolveGCNO": "fulgurite.models.dynamic_gnn.network",
+    "GConvGRU": "fulgurite.models.dynamic_gnn.network",
     "GNMT": "fulgurite.models.translation.rnn",
     "ImageClassifier": "fulgurite.models.image_classification.module",
     "SparseClassifier": "fulgurite.models.sparse_network.classifier",
     "SparseNetwork": "fulgurite.models.sparse_network.network",
     "SparsePopulation": "fulgurite.models.sparse_network.population",
     "SpeechRecognizer": "fulgurite.models.speech.module",
+    "TGCN": "fulgurite.models.dynamic_gnn.network",
+    "TMGCN": "fulgurite.models.dynamic_gnn.network",
     "TranslationTransformer": "fulgurite.models.translation.transformer",
     "Translator": "fulgurite.models.translation.module",
+    "WDGCN": "fulgurite.models.dynamic_gnn.network",
 }
 __all__ = [
+    "CDGCN",
     "GNMT",
+    "TGCN",
+    "TMGCN",
+    "WDGCN",
     "DeepSpeech2",
+    "DynamicEdgeClassifier",
+    "DynamicLinkPredictor",
+    "DynamicNodeClassifier",
+    "EvolveGCNH",
+    "EvolveGCNO",
+    "GConvGRU",
     "ImageClassifier",
     "SparseClassifier",
     "SparseNetwork",

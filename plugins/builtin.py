@@ -2,6 +2,36 @@
 
 from fulgurite.plugins.registry import Plugin
 
+DYNAMIC_GNN = Plugin(
+    name="dynamic_gnn",
+    summary="train a dynamic graph network on several processes, cut along time, with the single process's answer",
+    paper="Chakaravarthy et al., Efficient Scaling of Dynamic Graph Neural Networks, SC 2021, arXiv:2109.07893",
+    components={
+        "CDGCN": "fulgurite.models.dynamic_gnn.network:CDGCN",
+        "DynamicEdgeClassifier": "fulgurite.models.dynamic_gnn.edge_classification:DynamicEdgeClassifier",
+        "DynamicLinkPredictor": "fulgurite.models.dynamic_gnn.link_prediction:DynamicLinkPredictor",
+        "DynamicNodeClassifier": "fulgurite.models.dynamic_gnn.node_classification:DynamicNodeClassifier",
+        "EvolveGCNH": "fulgurite.models.dynamic_gnn.network:EvolveGCNH",
+        "EvolveGCNO": "fulgurite.models.dynamic_gnn.network:EvolveGCNO",
+        "GConvGRU": "fulgurite.models.dynamic_gnn.network:GConvGRU",
+        "NoGraph": "fulgurite.models.dynamic_gnn.network:NoGraph",
+        "SnapshotParallelStrategy": "fulgurite.plugins.snapshot_parallel.strategy:SnapshotParallelStrategy",
+        "StaticGCN": "fulgurite.models.dynamic_gnn.network:StaticGCN",
+        "TGCN": "fulgurite.models.dynamic_gnn.network:TGCN",
+        "TMGCN": "fulgurite.models.dynamic_gnn.network:TMGCN",
+        "TemporalGraph": "fulgurite.data.temporal_graph:TemporalGraph",
+        "WDGCN": "fulgurite.models.dynamic_gnn.network:WDGCN",
+    },
+    strategies={
+        "snapshot_parallel": "fulgurite.plugins.snapshot_parallel.strategy:SnapshotParallelStrategy",
+        "snapshot_parallel_fork": "fulgurite.plugins.snapshot_parallel.strategy:SnapshotParallelStrategy",
+        "snapshot_parallel_spawn": "fulgurite.plugins.snapshot_parallel.strategy:SnapshotParallelStrategy",
+    },
+    recipes="fulgurite.recipes.dynamic_gnn",
+    modules=("fulgurite.data", "fulgurite.models", "fulgurite.plugins.snapshot_parallel"),
+    commands="fulgurite.recipes.dynamic_gnn.commands:main",
+)
+
 REPRESENTATIVE_INTERPRETATION = Plugin(
     name="representative_interpretation",
     summary="find what a CNN's many similar predictions share",

@@ -30,6 +30,8 @@ class Plugin:
         summary: one line for ``fulgurite plugins``.
         paper: the paper and where to read it, or "".
         components: short name for YAML → ``"module:attribute"`` of a class.
+        strategies: name for ``strategy:`` (lower case) → ``"module:attribute"`` of the class; where importing that
+            module registers the name with Lightning, with options of its own perhaps, that stands.
         recipes: dotted name of the package that holds the YAML recipes, or "".
         modules: dotted prefixes that a recipe may import because this plugin is installed.
         commands: ``"module:function"``; the function takes the arguments (list of str) and returns an exit code.
@@ -48,6 +50,7 @@ class Plugin:
     summary: str
     paper: str = ""
     components: Mapping[str, str] = field(default_factory=dict)
+    strategies: Mapping[str, str] = field(default_factory=dict)
     recipes: str = ""
     modules: tuple[str, ...] = ()
     commands: str = ""
@@ -55,7 +58,14 @@ class Plugin:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise PluginError(f"plugin name {self.name!r} is not an identifier; use letters, digits and _")
-        for what, target in [*self.components.items(), *([("commands", self.commands)] if self.commands else [])]:
+        for name in self.strategies:
+            if not (name.isidentifier() and name == name.lower()):
+                raise PluginError(
+                    f"plugin {self.name!r}: strategy name {name!r}, expected lower-case letters, digits and _: "
+                    "Lightning lowers what it is given"
+                )
+        targets = [*self.components.items(), *self.strategies.items()]
+        for what, target in [*targets, *([("commands", self.commands)] if self.commands else [])]:
             module, _, attribute = target.partition(":")
             if not (_dotted(module) and attribute.isidentifier()):
                 raise PluginError(f"plugin {self.name!r}: {what} is {target!r}, expected 'package.module:attribute'")
@@ -99,7 +109,10 @@ class Registry:
         kept: list[Plugin] = []
         found = list(problems)
         for plugin in plugins:
-            taken = {name for other in kept for name in other.components} & set(plugin.components)
+            taken = {name for other in kept for name in (*other.components, *other.strategies)} & {
+                *plugin.components,
+                *plugin.strategies,
+            }
             if plugin.name in {other.name for other in kept}:
                 found.append(
                     f"plugin {plugin.name!r} is installed twice; the second one is skipped: uninstall one of the two"
@@ -117,6 +130,11 @@ class Registry:
     def components(self) -> dict[str, str]:
         """Short name → ``"module:attribute"`` over all plugins."""
         return {name: target for plugin in self.plugins for name, target in plugin.components.items()}
+
+    @property
+    def strategies(self) -> dict[str, str]:
+        """Name for ``strategy:`` → ``"module:attribute"`` over all plugins."""
+        return {name: target for plugin in self.plugins for name, target in plugin.strategies.items()}
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -64,6 +64,7 @@ def lint(document: Document, registry: Registry, allowed: tuple[str, ...]) -> No
         if "class_path" in value:
             _check_class(document, path, value, registry, allowed)
     trainer = document.value.get("trainer")
+    _check_strategy(document, trainer, registry)
     for key in ("callbacks", "logger", "profiler") if isinstance(trainer, Mapping) else ():
         value = (trainer or {}).get(key)
         for index, item in enumerate(value if isinstance(value, list) else [value]):
@@ -77,9 +78,19 @@ def lint(document: Document, registry: Registry, allowed: tuple[str, ...]) -> No
 
 
 def load_named(words: Iterator[str] | list[str], registry: Registry) -> None:
-    """Import the components whose short names appear among the words, so that jsonargparse finds them by name."""
-    for name in set(registry.components) & set(words):
+    """Import the components whose short names appear among the words, so that jsonargparse finds them by name.
+
+    Strategies that appear are registered with Lightning, where the Trainer looks a string up.
+    """
+    named = set(words)
+    for name in set(registry.components) & named:
         load(registry.components[name])
+    for name in sorted(set(registry.strategies) & named):
+        from lightning.pytorch.strategies import StrategyRegistry
+
+        strategy = load(registry.strategies[name])
+        if name not in StrategyRegistry:
+            StrategyRegistry.register(name, strategy, description="of an installed plugin")
 
 
 def short_names(registry: Registry) -> set[str]:
@@ -120,6 +131,19 @@ def _check_settings(document: Document) -> None:
         parse_bars(value.get("expect"))
     except RecipeError as error:
         raise _fault(document, ("expect",), str(error)) from None
+
+
+def _check_strategy(document: Document, trainer: object, registry: Registry) -> None:
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    name = trainer.get("strategy") if isinstance(trainer, Mapping) else None
+    known = {"auto", *StrategyRegistry.available_strategies(), *registry.strategies}
+    if isinstance(name, str) and name.lower() not in known:
+        raise _fault(
+            document,
+            ("trainer", "strategy"),
+            f"no strategy {name!r}{nearest(name, known) or '; give one of the names or class_path: and init_args:'}",
+        )
 
 
 def _check_class(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fulgurite.models.sparse_network.jit import compiled
+from fulgurite.plugins.compiled import compiled
 
 Bools = NDArray[np.bool_]
 Words = NDArray[np.uint64]  # 64 images each, image i in bit i mod 64

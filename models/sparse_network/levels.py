@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fulgurite.models.sparse_network.jit import compiled
+from fulgurite.plugins.compiled import compiled
 
 Ints = NDArray[np.int32]
 

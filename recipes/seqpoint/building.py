@@ -1,4 +1,4 @@
-"""Build what a recipe describes without training it through: for ``seqpoint plan`` and ``seqpoint replay``."""
+"""What ``seqpoint plan`` and ``seqpoint replay`` take from a recipe: an epoch of its batches, and some of its steps."""
 
 from __future__ import annotations
 
@@ -16,46 +16,8 @@ from fulgurite.callbacks.seqpoint.clock import StepClock
 from fulgurite.callbacks.seqpoint.dry_walk import DryWalk, dry_walk
 from fulgurite.callbacks.seqpoint.plan import Plan
 from fulgurite.callbacks.seqpoint.replan import replan
-from fulgurite.plugins.registry import discover
-from fulgurite.recipes.library import RecipeError, find_recipe
-from fulgurite.recipes.lightning_cli import RecipeCLI, run_cli, without_notices
-from fulgurite.recipes.trust import allow_list
-
-# Only the steps are wanted: no logger, no checkpoint, no validation, and no callback whose work would be timed too.
-BARE = {
-    "trainer.logger": "false",
-    "trainer.enable_checkpointing": "false",
-    "trainer.enable_progress_bar": "false",
-    "trainer.enable_model_summary": "false",
-    "trainer.max_epochs": "1",
-    "trainer.max_steps": "-1",
-    "trainer.max_time": "null",
-    "trainer.limit_train_batches": "1.0",
-    "trainer.overfit_batches": "0",
-    "trainer.fast_dev_run": "false",
-    "trainer.profiler": "null",
-    "trainer.num_sanity_val_steps": "0",
-    "trainer.limit_val_batches": "0",
-    "trainer.callbacks": "[]",
-}
-
-
-def build(name: str, overrides: Sequence[str], *, allow_import: Sequence[str] = ()) -> RecipeCLI:
-    """The recipe's trainer, model and data, with nothing around the steps.
-
-    Raises:
-        RecipeError: no such recipe, or a fault in it.
-    """
-    registry = discover()
-    recipe = find_recipe(name, registry)
-    words = [f"--{key}={value}" for key, value in BARE.items()]
-    args = ["--config", str(recipe.path), *overrides, *words]
-    cli = run_cli(args, registry, allow_list(registry, allow_import), name=recipe.name, run=False)
-    if cli.trainer.world_size > 1:
-        raise RecipeError(
-            f"{recipe.name} uses {cli.trainer.world_size} processes; add --trainer.devices=1 to plan or replay"
-        )
-    return cli
+from fulgurite.recipes.building import build, train_batches
+from fulgurite.recipes.lightning_cli import RecipeCLI, without_notices
 
 
 def walk_recipe(name: str, overrides: Sequence[str], *, allow_import: Sequence[str] = ()) -> DryWalk:
@@ -127,14 +89,7 @@ def schedule(
 
 
 def _walk(cli: RecipeCLI, columns: Sequence[str] | None) -> tuple[DryWalk, DataLoader[Any]]:
-    if cli.datamodule is not None:
-        cli.datamodule.prepare_data()
-        cli.datamodule.setup("fit")
-        loader = cli.datamodule.train_dataloader()
-    else:
-        cli.model.prepare_data()
-        cli.model.setup("fit")
-        loader = cli.model.train_dataloader()
+    loader = train_batches(cli)
     return dry_walk(loader, accumulate=cli.trainer.accumulate_grad_batches, columns=columns), loader
 
 

@@ -27,18 +27,30 @@ def test_a_taken_short_name_is_refused_and_reported():
     assert "Beep" in registry.problems[0]
 
 
+def test_a_taken_strategy_name_is_refused_and_reported():
+    registry = Registry.from_plugins(
+        [Plugin("a", "", strategies={"beep": "a.b:Beep"}), Plugin("b", "", strategies={"beep": "b.b:Beep"})]
+    )
+    assert registry.strategies == {"beep": "a.b:Beep"}
+    assert "beep" in registry.problems[0]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"name": "not a name"},
         {"name": "a", "components": {"Beep": "a.b.Beep"}},
+        {"name": "a", "strategies": {"beep": "a.b.Beep"}},
+        {"name": "a", "strategies": {"Beep": "a.b:Beep"}},
         {"name": "a", "commands": "no colon"},
         {"name": "a", "modules": ("a/b",)},
         {"name": "a", "recipes": "a..b"},
     ],
 )
 def test_a_malformed_plugin_says_what_is_wrong(fields):
-    with pytest.raises(PluginError, match=r"not an identifier|expected 'package|dotted module name"):
+    with pytest.raises(
+        PluginError, match=r"not an identifier|expected 'package|expected lower-case|dotted module name"
+    ):
         Plugin(**{"summary": "", **fields})
 
 

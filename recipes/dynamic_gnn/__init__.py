@@ -1,0 +1,1 @@
+"""Recipes of dynamic graph networks, and `fulgurite dynamic-gnn`."""

@@ -1,0 +1,28 @@
+"""The fixture that runs a function on several ranks."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+RANKS = Path(__file__).with_name("ranks.py")
+
+
+@pytest.fixture(scope="session")
+def run_ranks() -> Callable[..., list]:
+    """``run_ranks(function, world_size, *args, timeout=60)``: what each gloo rank returned (see ranks.py)."""
+    spec = importlib.util.spec_from_file_location("snapshot_parallel_ranks", RANKS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.run_ranks
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """Drawn timelines and their graphs by the slow and obvious way (see timelines.py)."""
+    spec = importlib.util.spec_from_file_location("snapshot_parallel_timelines", RANKS.with_name("timelines.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
