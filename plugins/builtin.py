@@ -2,6 +2,15 @@
 
 from fulgurite.plugins.registry import Plugin
 
+DYNAMIC_ASYNC = Plugin(
+    name="dynamic_async",
+    summary="iterate, and train, with workers that come and go, and a certificate that the answer is right",
+    paper="Daggitt and Griffin, Dynamic Asynchronous Iterations, JPDC 164, 2022, arXiv:2012.01686",
+    components={},
+    recipes="fulgurite.recipes.dynamic_async",
+    modules=("fulgurite.callbacks", "fulgurite.data", "fulgurite.models", "fulgurite.plugins.dynamic_async"),
+)
+
 DYNAMIC_GNN = Plugin(
     name="dynamic_gnn",
     summary="train a dynamic graph network on several processes, cut along time, with the single process's answer",

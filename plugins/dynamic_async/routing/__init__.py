@@ -1,0 +1,1 @@
+"""Routing, the application of the paper: algebras, their checker, and distance- and path-vector iterations."""

@@ -1,0 +1,1 @@
+"""Recipes of dynamic asynchronous iterations."""
