@@ -12,11 +12,11 @@ class Incarnation(NamedTuple):
     """Which life of a shard a value is from: later lives compare greater, and no two hosts share one.
 
     Args:
-        count: one more than the highest that the new host has heard of, on every join, return or adoption.
-        host: the host's peer number, which settles who wins where two hosts count to the same.
+        number: one more than the highest that the new host has heard of, on every join, return or adoption.
+        host: the host's peer number, which settles who wins where two hosts come to the same number.
     """
 
-    count: int
+    number: int
     host: int
 
 

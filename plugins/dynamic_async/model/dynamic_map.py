@@ -111,7 +111,7 @@ class DynamicMap(ABC):
         return float(np.max(np.abs(np.asarray(x, dtype=np.float64) - y), initial=0.0))
 
     def equal(self, i: int, x: Array, y: Array) -> bool:
-        """x ≈ᵢ y; to the bit unless a map says otherwise."""
+        """Whether x ≈ᵢ y: equal to the bit unless a map says otherwise."""
         return bool(np.array_equal(x, y))
 
     def lipschitz(self, epoch: int, participants: Participants) -> csr_array | None:
