@@ -6,7 +6,7 @@ After ``import fulgurite.plugins.snapshot_parallel``, Lightning knows ``Trainer(
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fulgurite.plugins.snapshot_parallel.registration import register
+from fulgurite.plugins.late_registration import register_strategy
 
 if TYPE_CHECKING:
     from fulgurite.plugins.snapshot_parallel.exchange import Exchange as Exchange
@@ -59,4 +59,11 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-register()
+# Like Lightning's own, it has names that start ranks by fork (notebooks) and by spawn beside the one that starts scripts.
+for _name, _method in (("", "popen"), ("_fork", "fork"), ("_spawn", "spawn")):
+    register_strategy(
+        f"snapshot_parallel{_name}",
+        "fulgurite.plugins.snapshot_parallel.strategy:SnapshotParallelStrategy",
+        f"timelines cut along time over processes that are started by {_method!r}",
+        start_method=_method,
+    )

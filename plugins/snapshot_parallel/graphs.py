@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from fulgurite.plugins.snapshot_parallel.events import Windows, windows
 from fulgurite.plugins.snapshot_parallel.m_product import m_windows
 from fulgurite.plugins.snapshot_parallel.merge import row_offsets
 from fulgurite.plugins.snapshot_parallel.timeline import TimelineLike
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +58,7 @@ class SnapshotGraphs:
     scale: float = 1.0
     symmetric: bool = False
     inv_sqrt_degree: Tensor | None = None
-    _cache: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def nnz(self) -> int:
@@ -93,11 +97,17 @@ class SnapshotGraphs:
         made = self._cache.get("transposed")
         if not isinstance(made, SnapshotGraphs):
             # A weak reference: two graphs that hold each other would wait for the garbage collector.
-            back: dict[str, object] = {"original": weakref.ref(self)}
+            back: dict[Hashable, object] = {"original": weakref.ref(self)}
             crow, col, value = self._turned()
             made = replace(self, crow=crow, col=col, value=value, _cache=back)
             self._cache["transposed"] = made
         return made
+
+    def kept(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What ``make()`` gives of these graphs alone, such as another layout; made once, kept as long as they are."""
+        if key not in self._cache:
+            self._cache[key] = _made(make)
+        return cast("Made", self._cache[key])
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SnapshotGraphs:
         """The same graphs on another device (itself where they lie there already)."""
@@ -143,6 +153,13 @@ class SnapshotGraphs:
     def _flat_rows(self) -> Tensor:
         rows = torch.arange(self.num_snapshots * self.num_nodes, device=self.device)
         return torch.repeat_interleave(rows, self.crow.diff().long(), output_size=self.nnz)
+
+
+@torch.compiler.disable
+def _made(make: Callable[[], Made]) -> Made:
+    # Kept for training too, which tensors of inference mode cannot be.
+    with torch.inference_mode(False), torch.no_grad():
+        return make()
 
 
 def build(

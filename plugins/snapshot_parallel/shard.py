@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -64,6 +64,7 @@ class Block:
         stop: the one after its last.
         num_nodes: N.
         given_features: the features given in the place of the source's, or None.
+        is_read: graphs and features are at hand, see :meth:`read`.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class Block:
         self.rank = exchange.rank
         self.start, self.stop = self.split.steps[self.rank]
         self.num_nodes = partition.num_nodes
-        self._held: dict[str, Any] | None = None
+        self.is_read = False
+        self._held: dict[Hashable, Any] | None = None
 
     @property
     def graphs(self) -> SnapshotGraphs:
@@ -105,6 +107,8 @@ class Block:
             key: names it; equal keys mean equal results.
             make: works it out from graphs and features alone, without parameters.
         """
+        if self.is_read and self._held is not None and ("cached", key) in self._held:
+            return self._held["cached", key]
         kept = getattr(self.source, "cached", None)
         if self.given_features is not None or kept is None:
             return make()
@@ -123,6 +127,26 @@ class Block:
         """The same block with other features."""
         return Block(self.partition, self.index, self.exchange, source=self.source, features=features)
 
+    def read(self, cached: Iterable[tuple[Hashable, Callable[[], Any]]] = ()) -> Block:
+        """The same block with its graphs and features at hand, for as long as the result lives.
+
+        Reading is Python and compiled loops, which ``torch.compile`` cannot follow; what is done with a block that was
+        read is tensors alone.
+
+        Args:
+            cached: keys and makers that :meth:`cached` will be asked for; done now where the source would keep them.
+
+        Raises:
+            ValueError: the block has no source to read from, or its timeline no features.
+        """
+        block = Block(self.partition, self.index, self.exchange, source=self.source, features=self.given_features)
+        block._held = {"graphs": self.graphs}
+        if self.given_features is None:
+            block._held["features"] = self.features
+            block._held.update({("cached", key): self.cached(key, make) for key, make in cached})
+        block.is_read = True
+        return block
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Inside, what was read once is kept."""
@@ -138,7 +162,7 @@ class Block:
             raise ValueError("got a block without a source; give it one to read graphs from")
         return self.source
 
-    def _read(self, name: str, fetch: Callable[[], Made]) -> Made:
+    def _read(self, name: Hashable, fetch: Callable[[], Made]) -> Made:
         if self._held is None:
             return _lasting(fetch)
         if name not in self._held:

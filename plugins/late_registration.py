@@ -1,30 +1,37 @@
-"""The strategy's short name in Lightning's registry, without importing Lightning for it, which takes seconds."""
+"""Short names of strategies in Lightning's registry, without importing Lightning for it, which takes seconds."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-NAME = "snapshot_parallel"
+from fulgurite.plugins.registry import load
+
 _STRATEGIES = "lightning.pytorch.strategies"
+_waiting: dict[str, tuple[str, str, Mapping[str, object]]] = {}
 
 
-def register() -> None:
-    """Register ``snapshot_parallel``, now or as soon as Lightning's strategies are imported.
+def register_strategy(name: str, target: str, description: str, **options: object) -> None:
+    """Register a strategy's name, now or as soon as Lightning's strategies are imported.
 
-    Beside it, like Lightning's own, ``snapshot_parallel_fork`` and ``snapshot_parallel_spawn`` start the ranks by
-    fork (notebooks) and spawn.
+    Args:
+        name: for ``Trainer(strategy=…)``, in lower case.
+        target: ``"module:attribute"`` of the class; imported when a Trainer asks for it.
+        description: one line for ``StrategyRegistry``.
+        options: of the class, under this name.
 
     Example:
-        >>> register()
+        >>> register_strategy("acme_solo", "lightning.pytorch.strategies:SingleDeviceStrategy", "on one device")
         >>> from lightning.pytorch.strategies import StrategyRegistry
-        >>> [name for name in StrategyRegistry.available_strategies() if name.startswith("snapshot_parallel")]
-        ['snapshot_parallel', 'snapshot_parallel_fork', 'snapshot_parallel_spawn']
+        >>> type(StrategyRegistry.get("acme_solo")).__name__
+        'SingleDeviceStrategy'
+        >>> StrategyRegistry.remove("acme_solo")
     """
+    _waiting[name] = (target, description, options)
     strategies = sys.modules.get(_STRATEGIES)
     if strategies is not None:
         _add(strategies)
@@ -56,17 +63,11 @@ class _WhenStrategiesLoad(MetaPathFinder):
 
 def _add(strategies: ModuleType) -> None:
     registry = strategies.StrategyRegistry
-    for name, start_method in ((NAME, "popen"), (f"{NAME}_fork", "fork"), (f"{NAME}_spawn", "spawn")):
+    while _waiting:
+        name, (target, description, options) = _waiting.popitem()
+
+        def build(target: str = target, **given: object) -> object:
+            return load(target)(**given)
+
         if name not in registry:
-            registry.register(
-                name,
-                _build,
-                description=f"timelines cut along time over processes that are started by {start_method!r}",
-                start_method=start_method,
-            )
-
-
-def _build(**options: object) -> object:
-    from fulgurite.plugins.snapshot_parallel.strategy import SnapshotParallelStrategy
-
-    return SnapshotParallelStrategy(**options)  # type: ignore[arg-type]
+            registry.register(name, build, description=description, **options)
