@@ -59,7 +59,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# Like Lightning's own, it has names that start ranks by fork (notebooks) and by spawn beside the one that starts scripts.
+# Like Lightning's own, it has names that start ranks by fork (for notebooks) and by spawn beside that of scripts.
 for _name, _method in (("", "popen"), ("_fork", "fork"), ("_spawn", "spawn")):
     register_strategy(
         f"snapshot_parallel{_name}",
