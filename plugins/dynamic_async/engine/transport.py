@@ -34,5 +34,8 @@ class Transport(Protocol):
     def wait(self, timeout_s: float) -> bool:
         """Sleep until a frame has come or the time is over; whether one has."""
 
+    def wake(self) -> None:
+        """End the ``wait`` of another thread, or else the next one; the one method that any thread may call."""
+
     def close(self) -> None:
         """Let go of sockets and threads; the last frame may or may not be heard."""
