@@ -1,1 +1,72 @@
 """The model without torch or Lightning: schedules, the state function δ, pseudocycles, tags and certificates."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fulgurite.plugins.dynamic_async.model.adversary import Adversary as Adversary
+    from fulgurite.plugins.dynamic_async.model.dynamic_map import Box as Box
+    from fulgurite.plugins.dynamic_async.model.dynamic_map import DynamicMap as DynamicMap
+    from fulgurite.plugins.dynamic_async.model.dynamic_map import Kernel as Kernel
+    from fulgurite.plugins.dynamic_async.model.errors import MapError as MapError
+    from fulgurite.plugins.dynamic_async.model.errors import ScheduleError as ScheduleError
+    from fulgurite.plugins.dynamic_async.model.errors import TraceError as TraceError
+    from fulgurite.plugins.dynamic_async.model.generators import RandomSchedule as RandomSchedule
+    from fulgurite.plugins.dynamic_async.model.generators import adversarial_schedule as adversarial_schedule
+    from fulgurite.plugins.dynamic_async.model.generators import fair_schedule as fair_schedule
+    from fulgurite.plugins.dynamic_async.model.periods import Pseudocycle as Pseudocycle
+    from fulgurite.plugins.dynamic_async.model.periods import pseudocycles as pseudocycles
+    from fulgurite.plugins.dynamic_async.model.schedule import DenseSchedule as DenseSchedule
+    from fulgurite.plugins.dynamic_async.model.schedule import Schedule as Schedule
+    from fulgurite.plugins.dynamic_async.model.simulation import Run as Run
+    from fulgurite.plugins.dynamic_async.model.simulation import simulate as simulate
+    from fulgurite.plugins.dynamic_async.model.state_function import delta as delta
+
+_HOMES = {
+    "Adversary": "fulgurite.plugins.dynamic_async.model.adversary",
+    "Box": "fulgurite.plugins.dynamic_async.model.dynamic_map",
+    "DenseSchedule": "fulgurite.plugins.dynamic_async.model.schedule",
+    "DynamicMap": "fulgurite.plugins.dynamic_async.model.dynamic_map",
+    "Kernel": "fulgurite.plugins.dynamic_async.model.dynamic_map",
+    "MapError": "fulgurite.plugins.dynamic_async.model.errors",
+    "Pseudocycle": "fulgurite.plugins.dynamic_async.model.periods",
+    "RandomSchedule": "fulgurite.plugins.dynamic_async.model.generators",
+    "Run": "fulgurite.plugins.dynamic_async.model.simulation",
+    "Schedule": "fulgurite.plugins.dynamic_async.model.schedule",
+    "ScheduleError": "fulgurite.plugins.dynamic_async.model.errors",
+    "TraceError": "fulgurite.plugins.dynamic_async.model.errors",
+    "adversarial_schedule": "fulgurite.plugins.dynamic_async.model.generators",
+    "delta": "fulgurite.plugins.dynamic_async.model.state_function",
+    "fair_schedule": "fulgurite.plugins.dynamic_async.model.generators",
+    "pseudocycles": "fulgurite.plugins.dynamic_async.model.periods",
+    "simulate": "fulgurite.plugins.dynamic_async.model.simulation",
+}
+__all__ = [
+    "Adversary",
+    "Box",
+    "DenseSchedule",
+    "DynamicMap",
+    "Kernel",
+    "MapError",
+    "Pseudocycle",
+    "RandomSchedule",
+    "Run",
+    "Schedule",
+    "ScheduleError",
+    "TraceError",
+    "adversarial_schedule",
+    "delta",
+    "fair_schedule",
+    "pseudocycles",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_HOMES))}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
