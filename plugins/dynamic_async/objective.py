@@ -1,0 +1,209 @@
+"""Whether a module's loss is as convex and smooth as it says: checked on what its head computes, step by step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ObjectiveError(ValueError):
+    """A loss cannot be certified: the message says which condition it misses, and what to change."""
+
+
+def _softmax(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.softmax(dim=1) - functional.one_hot(labels, logits.shape[1])
+
+
+def _logistic(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.sigmoid() - labels.reshape(logits.shape)) / logits.shape[1]
+
+
+def _squared(logits: Tensor, labels: Tensor) -> Tensor:
+    return 2 * (logits - labels.reshape(logits.shape)) / logits.shape[1]
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A loss of logits z: its gradient of one row, and a bound on its Hessian by the number of classes."""
+
+    name: str
+    residual: Callable[[Tensor, Tensor], Tensor]
+    curvature: Callable[[int], float]
+    integral: bool
+
+
+_FAMILIES = (
+    # Böhning (1992): the Hessian of the softmax loss is at most ½ (I − 11ᵀ/C).
+    _Family("cross_entropy", _softmax, lambda classes: 0.5, integral=True),
+    _Family("binary_cross_entropy_with_logits", _logistic, lambda classes: 0.25 / classes, integral=False),
+    _Family("mse_loss", _squared, lambda classes: 2.0 / classes, integral=False),
+)
+
+
+class ObjectiveWatch:
+    r"""Checks a stated pair (μ, L) for a linear head with weight decay on frozen features.
+
+    With features φ that do not change and a head z = Wφ + v that is all that trains, the losses ``cross_entropy``,
+    ``binary_cross_entropy_with_logits`` and ``mse_loss`` (each a mean), plus :math:`\frac{\mu'}{2} \|(W, v)\|^2`, are
+    convex, and what decides is checked:
+
+    - before training: every parameter that trains is the weight or bias of one ``nn.Linear``;
+    - at each evaluation, from what the head read and gave: the gradient is the closed form of one of these losses with
+      a decay of at least μ, so the loss *is* that one; and
+      :math:`L \ge h\,\lambda_{\max}(\frac1n \sum \tilde\varphi\tilde\varphi^\top) + \mu'`, with :math:`\tilde\varphi =
+      (\varphi, 1)` and the loss's own curvature h (½, ¼/C, 2/C), so it is L-smooth everywhere.
+
+    Args:
+        module: whose parameters train.
+        bounds: (μ, L) as the module states them.
+
+    Raises:
+        ObjectiveError: before training.
+
+    Example:
+        >>> module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> with ObjectiveWatch(module, (0.1, 10.0)) as watch:
+        ...     x, labels = torch.ones(5, 2, 2), torch.tensor([0, 1, 2, 0, 0])
+        ...     loss = functional.cross_entropy(module(x), labels)
+        ...     (loss + 0.05 * sum(p.square().sum() for p in module.parameters())).backward()
+        ...     watch.verify(labels)
+        >>> watch.loss
+        'cross_entropy'
+    """
+
+    def __init__(self, module: nn.Module, bounds: tuple[float, float]) -> None:
+        self.mu, self.lipschitz = _checked_bounds(bounds)
+        self.head = _head(module)
+        self.loss: str | None = None
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._moments: dict[bytes, float] = {}
+        self._hook: Any = None
+
+    def __enter__(self) -> Self:
+        self._seen.clear()
+        self._hook = self.head.register_forward_hook(self._see)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+        self._seen.clear()
+
+    def _see(self, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        self._seen.append((inputs[0].detach(), output.detach()))
+
+    def verify(self, labels: Tensor) -> None:
+        """Hold the gradients that lie in the head against the closed form.
+
+        Args:
+            labels: of the batch: (n,) int64 for ``cross_entropy``; as many numbers as there are logits otherwise.
+
+        Raises:
+            ObjectiveError: the loss is none of those above, or less convex or less smooth than stated.
+        """
+        if len(self._seen) != 1:
+            raise ObjectiveError(
+                f"the head ran {len(self._seen)} times in a training step; expected once, over the whole shard"
+            )
+        features, logits = (tensor.double() for tensor in self._seen[0])
+        if features.ndim != 2 or not isinstance(labels, Tensor) or len(labels) != len(features):
+            raise ObjectiveError(
+                f"the head read features of shape {tuple(features.shape)}; expected (n, features) and a label for each "
+                "row as the batch's second part"
+            )
+        gram, wanted, decay = self._closed_forms(features, logits, labels)
+        if decay < self.mu * (1 - 1e-5):
+            raise ObjectiveError(
+                f"objective_bounds() states mu = {self.mu:g}; the {wanted.name} here has a weight decay of "
+                f"{decay:.6g}: state that"
+            )
+        smooth = wanted.curvature(logits.shape[1]) * gram + decay
+        if smooth > self.lipschitz * (1 + 1e-5):
+            raise ObjectiveError(
+                f"objective_bounds() states L = {self.lipschitz:g}; on this shard it is up to {smooth:.6g} "
+                f"({wanted.name}: {wanted.curvature(logits.shape[1]):g} times the greatest eigenvalue {gram:.6g} of "
+                "the features' second moments, plus the decay): state at least that, or scale the features"
+            )
+        self.loss = wanted.name
+
+    def _greatest_moment(self, features: Tensor) -> float:
+        # A shard's features do not change, nor then does the eigenvalue, which costs more than all the rest.
+        key = _digest(features)
+        if key not in self._moments:
+            self._moments[key] = float(torch.linalg.eigvalsh(features.T @ features / len(features))[-1])
+        return self._moments[key]
+
+    def _closed_forms(self, features: Tensor, logits: Tensor, labels: Tensor) -> tuple[float, _Family, float]:
+        parts = [self.head.weight] + ([] if self.head.bias is None else [self.head.bias])
+        if any(part.grad is None for part in parts):
+            raise ObjectiveError("the head has no gradient after backward; expected training_step to give its loss")
+        weights = torch.cat([part.detach().double().flatten() for part in parts])
+        gradient = torch.cat([part.grad.double().flatten() for part in parts if part.grad is not None])
+        extended = features if self.head.bias is None else torch.cat([features, features.new_ones(len(features), 1)], 1)
+        gram = self._greatest_moment(extended)
+        # Rounding of the module's own type, relative to the sums' terms and not to what is left of them.
+        slack = 64 * torch.finfo(self.head.weight.dtype).eps
+        norm = float(weights.norm())
+        for family in _FAMILIES:
+            fits = (
+                labels.ndim == 1 and not labels.is_floating_point()
+                if family.integral
+                else (labels.numel() == logits.numel())
+            )
+            if not fits:
+                continue
+            residual = family.residual(logits, labels)
+            plain = residual.T @ features / len(features)
+            closed = torch.cat([plain.flatten(), *([] if self.head.bias is None else [residual.mean(dim=0)])])
+            rest = gradient - closed
+            decay = float(rest @ weights) / norm**2 if norm else self.mu
+            scale = float(residual.abs().mean(dim=0).norm() * extended.abs().amax()) + decay * norm
+            if float((rest - decay * weights).norm()) <= slack * (scale + float(gradient.norm())) + 1e-12:
+                return gram, family, decay
+        raise ObjectiveError(
+            "the loss is not the mean cross_entropy, binary_cross_entropy_with_logits or mse_loss of the head's output "
+            "plus a weight decay over weight and bias: its gradient differs from theirs; expected one of these, "
+            "without label smoothing, class weights, or gradient clipping"
+        )
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return hashlib.blake2b(tensor.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
+
+
+def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    try:
+        mu, lipschitz = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        raise ObjectiveError(f"objective_bounds() gave {bounds!r}; expected two numbers (mu, L)") from None
+    if not 0 < mu <= lipschitz < float("inf"):
+        raise ObjectiveError(f"objective_bounds() gave mu = {mu}, L = {lipschitz}; expected 0 < mu <= L")
+    return mu, lipschitz
+
+
+def _head(module: nn.Module) -> nn.Linear:
+    trained = {id(weight): name for name, weight in module.named_parameters() if weight.requires_grad}
+    heads = [
+        (name, part)
+        for name, part in module.named_modules()
+        if type(part) is nn.Linear and any(id(weight) in trained for weight in part.parameters(recurse=False))
+    ]
+    if len(heads) != 1:
+        raise ObjectiveError(
+            f"{len(heads)} linear layers train ({', '.join(name for name, _ in heads[:4]) or 'none'}); expected one, "
+            "the head, and everything else with requires_grad=False"
+        )
+    head = heads[0][1]
+    others = [name for key, name in trained.items() if key not in {id(weight) for weight in head.parameters()}]
+    if others or not all(weight.requires_grad for weight in head.parameters()):
+        left = others or [name for name, weight in head.named_parameters() if not weight.requires_grad]
+        raise ObjectiveError(
+            f"beside the linear head {heads[0][0]!r}, {left[0]!r} {'trains' if others else 'does not train'}; expected "
+            "the head's weight and bias to train and nothing else"
+        )
+    return head
