@@ -101,9 +101,13 @@ class Codec:
         self.nonce = bytes(nonce)
         self.model = bytes(model)
         self.max_bytes = max_bytes
-        root = hashlib.blake2b(key, digest_size=32, person=b"fulgurite.root").digest()
-        self._mac_key = hashlib.blake2b(b"mac", key=root, digest_size=32).digest()
-        self._key_id = hashlib.blake2b(b"id", key=root, digest_size=8).digest()
+        self._root = hashlib.blake2b(key, digest_size=32, person=b"fulgurite.root").digest()
+        self._mac_key = self.secret(b"mac")
+        self._key_id = self.secret(b"id")[:8]
+
+    def secret(self, purpose: bytes) -> bytes:
+        """32 bytes that only who has the key can work out, others for every purpose."""
+        return hashlib.blake2b(purpose, key=self._root, digest_size=32).digest()
 
     def encode(self, bulletin: Bulletin) -> bytes:
         """The frame of a bulletin; arrays are copied once, and must not change meanwhile.
