@@ -50,7 +50,8 @@ class LocalPeers:
 
     Example:
         >>> import sys
-        >>> peers = LocalPeers([sys.executable, "-c", "import os; assert os.environ['FULGURITE_ASYNC_PEER'] in '12'"], {})
+        >>> code = "import os; assert os.environ['FULGURITE_ASYNC_PEER'] in '12'"
+        >>> peers = LocalPeers([sys.executable, "-c", code], {})
         >>> peers.start([1, 2])
         >>> peers.wait(60)
         {1: 0, 2: 0}
