@@ -20,7 +20,7 @@ except ImportError:  # Windows, where processes do not take turns
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def compiled(*, sources: Sequence[Path] = (), **options: Any) -> Callable[[_Function], _Function]:
+def compiled(*, sources: Sequence[Path] = (), keep: bool = True, **options: Any) -> Callable[[_Function], _Function]:
     """Compile a function on its first call, outside the interpreter's lock, and keep its code for later processes.
 
     The code is kept beside the source, or in the user's cache where that folder is read-only (``NUMBA_CACHE_DIR`` names
@@ -35,6 +35,8 @@ def compiled(*, sources: Sequence[Path] = (), **options: Any) -> Callable[[_Func
 
     Args:
         sources: files, beside the function's own, whose compiled functions it calls.
+        keep: False for a function that takes compiled functions as arguments: numba takes these for others in every
+            process, so that it would never find what it kept, and keep it once more each time.
         options: numba's own, such as ``fastmath={"reassoc", "contract", "nsz"}`` or ``inline="always"``.
 
     Example:
@@ -49,6 +51,8 @@ def compiled(*, sources: Sequence[Path] = (), **options: Any) -> Callable[[_Func
     """
 
     def decorate(function: _Function) -> _Function:
+        if not keep:
+            return numba.njit(nogil=True, **options)(function)
         own = Path(function.__code__.co_filename)
         if own.is_file():
             function.__qualname__ = f"{function.__qualname__}-{_digest((own, *sources))}"

@@ -54,6 +54,20 @@ def test_options_reach_numba():
     assert inverse(0.0) == float("inf")
 
 
+def test_code_that_cannot_be_found_again_is_not_kept():
+    @compiled(keep=False)
+    def twice(function, x):
+        return function(function(x))
+
+    @compiled()
+    def plus_one(x):
+        return x + 1
+
+    assert twice(plus_one, 1) == 3
+    assert twice.targetoptions["nogil"]
+    assert twice.stats.cache_path is None
+
+
 def test_a_process_that_began_before_an_edit_leaves_no_old_code_behind(tmp_path):
     path = tmp_path / "answers.py"
     path.write_text(SOURCE.format("n + 1"))

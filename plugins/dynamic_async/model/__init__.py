@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fulgurite.plugins.dynamic_async.model.simulation import Run as Run
     from fulgurite.plugins.dynamic_async.model.simulation import simulate as simulate
     from fulgurite.plugins.dynamic_async.model.state_function import delta as delta
+    from fulgurite.plugins.dynamic_async.model.tags import round_tags as round_tags
 
 _HOMES = {
     "Adversary": "fulgurite.plugins.dynamic_async.model.adversary",
@@ -39,6 +40,7 @@ _HOMES = {
     "delta": "fulgurite.plugins.dynamic_async.model.state_function",
     "fair_schedule": "fulgurite.plugins.dynamic_async.model.generators",
     "pseudocycles": "fulgurite.plugins.dynamic_async.model.periods",
+    "round_tags": "fulgurite.plugins.dynamic_async.model.tags",
     "simulate": "fulgurite.plugins.dynamic_async.model.simulation",
 }
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "delta",
     "fair_schedule",
     "pseudocycles",
+    "round_tags",
     "simulate",
 ]
 

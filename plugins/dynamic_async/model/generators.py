@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fulgurite.plugins.compiled import compiled
 from fulgurite.plugins.dynamic_async.model import counter
+from fulgurite.plugins.dynamic_async.model.compiled_run import CompiledSchedule
 from fulgurite.plugins.dynamic_async.model.counter import below, draw, high
 from fulgurite.plugins.dynamic_async.model.dynamic_map import Participants
 from fulgurite.plugins.dynamic_async.model.errors import ScheduleError
@@ -22,33 +23,33 @@ _STAY = 4  # epochs for which a participant stays or is away at a time
 @compiled(sources=_SOURCES)
 def is_active(t: Any, i: Any, data: Any) -> Any:
     """Whether i ∈ α(t)."""
-    _, activation, max_gap, _, _, _, keys, _ = data
-    if high(draw(keys[0], t, i)) < activation:
+    activation, max_gap, (key, sure) = data[0]
+    if high(draw(key, t, i)) < activation:
         return True
     if max_gap == 0:
         return False
     # One sure activation in each block of half the gap: at most a gap lies between two of them.
     block = (max_gap + 1) // 2
-    offset = below(draw(keys[1], 0, i), block)
+    offset = below(draw(sure, 0, i), block)
     number = (t + offset) // block
-    return (t + offset) % block == below(draw(keys[1], 1 + number, i), block)
+    return (t + offset) % block == below(draw(sure, 1 + number, i), block)
 
 
 @compiled(sources=_SOURCES)
 def is_participant(e: Any, i: Any, data: Any) -> Any:
     """Whether i ∈ π(e)."""
-    _, _, _, _, away, _, keys, _ = data
+    away, key = data[1]
     if away == 0:
         return True
-    stay = (e + below(draw(keys[3], 0, i), _STAY)) // _STAY
-    return high(draw(keys[3], 1 + stay, i)) >= away
+    stay = (e + below(draw(key, 0, i), _STAY)) // _STAY
+    return high(draw(key, 1 + stay, i)) >= away
 
 
 @compiled(sources=_SOURCES)
 def _arrival(t: Any, i: Any, j: Any, data: Any) -> Any:
     """The tick of the message that reaches i from j at tick t: late, and later by as many as were lost before it."""
-    n, _, _, max_delay, _, _, keys, lost = data
-    bits = draw(keys[2], t, i * n + j)
+    n, max_delay, _, key, lost = data[2]
+    bits = draw(key, t, i * n + j)
     age = below(bits, max_delay)
     chance = high(bits)
     for m in range(max_delay - 1 - age):
@@ -61,7 +62,7 @@ def _arrival(t: Any, i: Any, j: Any, data: Any) -> Any:
 @compiled(sources=_SOURCES)
 def read_of(t: Any, i: Any, j: Any, link: Any, data: Any) -> Any:
     """β(t, i, j) where j takes part; who is absent and oneself are read as of t − 1."""
-    _, _, _, max_delay, _, reorder, _, _ = data
+    _, max_delay, reorder, _, _ = data[2]
     if i == j:
         return t - 1
     newest = _arrival(t, i, j, data)
@@ -169,21 +170,18 @@ class RandomSchedule(Schedule):
             )
         self.num_participants, self.num_ticks = num_participants, num_ticks
         self.max_delay = max_delay
-        keys = np.array([counter.key(seed, what) for what in ("active", "sure", "message", "member", "epoch")])
+        active, sure, message, member, epoch = (
+            counter.key(seed, what) for what in ("active", "sure", "message", "member", "epoch")
+        )
         lost = np.array([counter.threshold(loss ** (m + 1)) for m in range(max_delay)], dtype=np.int64)
-        # A plain tuple, which compiled code unpacks: see the functions above.
+        # Plain tuples that compiled code unpacks; a key in an array would be read anew for every number.
         self.data = (
-            num_participants,
-            counter.threshold(activation),
-            max_gap or 0,
-            max_delay,
-            counter.threshold(away) if churn else 0,
-            reorder,
-            keys,
-            lost,
+            (counter.threshold(activation), max_gap or 0, (active, sure)),
+            (counter.threshold(away) if churn else 0, member),
+            (num_participants, max_delay, reorder, message, lost),
         )
         self._epochs = np.zeros(num_ticks + 1, dtype=np.int64)
-        _fill_epochs(keys[4], counter.threshold(churn), self._epochs)
+        _fill_epochs(epoch, counter.threshold(churn), self._epochs)
         self._everybody = np.arange(num_participants, dtype=np.int64)
 
     def active(self, t: int) -> NDArray[np.bool_]:
@@ -212,6 +210,10 @@ class RandomSchedule(Schedule):
         for t in range(1, self.num_ticks + 1):
             _oldest(t, indptr, indices, self.present(t), self.data, result[t])
         return result
+
+    def compiled(self, indptr: NDArray[np.int64], indices: NDArray[np.int64]) -> CompiledSchedule:
+        """The functions that every number comes from."""
+        return CompiledSchedule(is_active, is_participant, read_of, self.data, self._epochs, self.max_delay)
 
     def epoch(self, t: int) -> int:
         """η(t)."""

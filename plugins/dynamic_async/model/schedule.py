@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fulgurite.plugins.compiled import compiled
+from fulgurite.plugins.dynamic_async.model.compiled_run import CompiledSchedule
 from fulgurite.plugins.dynamic_async.model.dynamic_map import Participants
 from fulgurite.plugins.dynamic_async.model.errors import ScheduleError
 
@@ -70,6 +72,10 @@ class Schedule(ABC):
             links = np.arange(n + 1) * n, np.tile(np.arange(n), n)
         indptr, indices = links
         return oldest_on(self.reads_on(indptr, indices), indptr)
+
+    def compiled(self, indptr: NDArray[np.int64], indices: NDArray[np.int64]) -> CompiledSchedule | None:
+        """Compiled code for a map that reads over these links; None: :func:`simulate` asks the methods above."""
+        return None
 
     def validate(self) -> None:
         """Check the shapes and both axioms.
@@ -195,6 +201,15 @@ class DenseSchedule(Schedule):
         result[0] = 0
         return result
 
+    def compiled(self, indptr: NDArray[np.int64], indices: NDArray[np.int64]) -> CompiledSchedule:
+        """The tables, with the reads in the order of the map's links."""
+        reads = self.reads_on(indptr, indices)
+        ages = np.arange(len(reads)) - reads.min(axis=1, initial=self.num_ticks)
+        data = self._active, self._participants, reads
+        return CompiledSchedule(
+            _is_active, _is_participant, _read_of, data, self._epochs, max(1, int(ages[1:].max(initial=1)))
+        )
+
     def epoch(self, t: int) -> int:
         """η(t)."""
         return int(self._epochs[t])
@@ -232,6 +247,21 @@ class DenseSchedule(Schedule):
     def dense(self) -> DenseSchedule:
         """This schedule, or with its links made a full table."""
         return self if self._links is None else super().dense()
+
+
+@compiled()
+def _is_active(t: Any, i: Any, data: Any) -> Any:
+    return data[0][t, i]
+
+
+@compiled()
+def _is_participant(e: Any, i: Any, data: Any) -> Any:
+    return data[1][e, i]
+
+
+@compiled()
+def _read_of(t: Any, i: Any, j: Any, link: Any, data: Any) -> Any:
+    return data[2][t, link]
 
 
 def oldest_on(reads: NDArray[np.int64], indptr: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fulgurite.plugins.dynamic_async.model.dynamic_map import Array, DynamicMap, Participants
+from fulgurite.plugins.dynamic_async.model.compiled_run import CompiledSchedule, run_compiled
+from fulgurite.plugins.dynamic_async.model.dynamic_map import Array, DynamicMap, Kernel, Participants
 from fulgurite.plugins.dynamic_async.model.errors import MapError, ScheduleError
 from fulgurite.plugins.dynamic_async.model.periods import Links, Pseudocycle, pseudocycles
 from fulgurite.plugins.dynamic_async.model.schedule import Schedule, refuse_read
@@ -115,8 +116,19 @@ def simulate(
     if schedule.num_participants != n:
         raise ScheduleError(f"the schedule is for {schedule.num_participants} participants, the map has {n}")
     start = _start(map, initial)
-    past = _interpret(map, schedule, start, _checked_joins(map, schedule, joins or {}), choose)
-    states, tags = past
+    keep_all = bool({"history", "residuals"} & set(record))
+    compiled = None if path == "python" or joins or choose else _compiled_parts(map, schedule)
+    states: Any
+    if compiled is not None:
+        states, tags = run_compiled(*_with_start(*compiled, start), keep_all=keep_all or "tags" in record)
+        states = _in_shape(map, states)
+    elif path == "compiled":
+        raise MapError(
+            "there is no compiled way: it needs a map with a kernel, a RandomSchedule or DenseSchedule, and neither "
+            "joins nor choose"
+        )
+    else:
+        states, tags = _interpret(map, schedule, start, _checked_joins(map, schedule, joins or {}), choose)
     return Run(
         states=_stack(states[-1]),
         tags=tags[-1],
@@ -125,6 +137,27 @@ def simulate(
         pseudocycles=pseudocycles(schedule, links_of(map)) if "pseudocycles" in record else None,
         residuals=_residuals(map, schedule, states) if "residuals" in record else None,
     )
+
+
+def _compiled_parts(map: DynamicMap, schedule: Schedule) -> tuple[Kernel, CompiledSchedule] | None:
+    kernel = map.kernel()
+    if kernel is None:
+        return None
+    order = schedule.compiled(kernel.indptr, kernel.indices)
+    return None if order is None else (kernel, order)
+
+
+def _with_start(kernel: Kernel, schedule: CompiledSchedule, start: Sequence[Array]) -> tuple[Kernel, CompiledSchedule]:
+    initial = np.stack([np.reshape(value, kernel.bottom.shape[1:]) for value in start])
+    return replace(kernel, initial=initial.astype(kernel.bottom.dtype, copy=False)), schedule
+
+
+def _in_shape(map: DynamicMap, states: NDArray[Any]) -> Any:
+    """(ticks, n, d) vectors in the shapes that the map's participants have."""
+    shapes = {map.bottom(i).shape for i in range(map.num_participants)}
+    if len(shapes) == 1:
+        return states.reshape(*states.shape[:2], *shapes.pop())
+    return [tuple(value.reshape(map.bottom(i).shape) for i, value in enumerate(state)) for state in states]
 
 
 def links_of(map: DynamicMap) -> Links:
@@ -242,8 +275,10 @@ def _residuals(map: DynamicMap, schedule: Schedule, states: Sequence[States]) ->
     return result
 
 
-def _stack(parts: Sequence[Any]) -> Any:
+def _stack(parts: Any) -> Any:
     """One array of equal parts, or the parts as they are."""
+    if isinstance(parts, np.ndarray):
+        return parts
     first = parts[0]
     uniform = all(isinstance(p, np.ndarray) and p.shape == first.shape and p.dtype == first.dtype for p in parts)
     return np.stack(parts) if uniform else tuple(parts)
