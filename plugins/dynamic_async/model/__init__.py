@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fulgurite.plugins.dynamic_async.model.adversary import Adversary as Adversary
+    from fulgurite.plugins.dynamic_async.model.certificate import Certificate as Certificate
+    from fulgurite.plugins.dynamic_async.model.certification import certify as certify
     from fulgurite.plugins.dynamic_async.model.dynamic_map import Box as Box
     from fulgurite.plugins.dynamic_async.model.dynamic_map import DynamicMap as DynamicMap
     from fulgurite.plugins.dynamic_async.model.dynamic_map import Kernel as Kernel
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adversary": "fulgurite.plugins.dynamic_async.model.adversary",
     "Box": "fulgurite.plugins.dynamic_async.model.dynamic_map",
+    "Certificate": "fulgurite.plugins.dynamic_async.model.certificate",
     "DenseSchedule": "fulgurite.plugins.dynamic_async.model.schedule",
     "DynamicMap": "fulgurite.plugins.dynamic_async.model.dynamic_map",
     "Kernel": "fulgurite.plugins.dynamic_async.model.dynamic_map",
@@ -37,6 +40,7 @@ _HOMES = {
     "ScheduleError": "fulgurite.plugins.dynamic_async.model.errors",
     "TraceError": "fulgurite.plugins.dynamic_async.model.errors",
     "adversarial_schedule": "fulgurite.plugins.dynamic_async.model.generators",
+    "certify": "fulgurite.plugins.dynamic_async.model.certification",
     "delta": "fulgurite.plugins.dynamic_async.model.state_function",
     "fair_schedule": "fulgurite.plugins.dynamic_async.model.generators",
     "pseudocycles": "fulgurite.plugins.dynamic_async.model.periods",
@@ -46,6 +50,7 @@ _HOMES = {
 __all__ = [
     "Adversary",
     "Box",
+    "Certificate",
     "DenseSchedule",
     "DynamicMap",
     "Kernel",
@@ -57,6 +62,7 @@ __all__ = [
     "ScheduleError",
     "TraceError",
     "adversarial_schedule",
+    "certify",
     "delta",
     "fair_schedule",
     "pseudocycles",

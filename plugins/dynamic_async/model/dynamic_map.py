@@ -6,11 +6,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+
+from fulgurite.plugins.dynamic_async.model.bounds import upper_factors
 
 Array = NDArray[Any]
 Participants = NDArray[np.bool_]
@@ -61,9 +63,19 @@ class DynamicMap(ABC):
 
     Attributes:
         num_participants: n.
+        num_epochs: epochs 0 to ``num_epochs`` − 1 may differ in F; every later one is like the last of them.
+        linear: F is affine and its ``lipschitz`` tight, |H|, so that a spectral radius of 1 or more refuses it.
+        leaving: what happens to Fᵢ when others leave. ``"restricts"``: it is the same function and reads their ⊥;
+            ``"shrinks"``: another one, that no matrix, factor or distance of F(c) from X's centre grows by. Either
+            way the certificate for everybody covers every set. ``"unknown"``: each set needs its own.
+        lands_inside: F's values lie in X whatever it reads, as those of a bounded activation.
     """
 
     num_participants: int
+    num_epochs: int = 1
+    linear: bool = False
+    leaving: Literal["restricts", "shrinks", "unknown"] = "unknown"
+    lands_inside: bool = False
 
     @abstractmethod
     def bottom(self, i: int) -> Array:
@@ -119,6 +131,29 @@ class DynamicMap(ABC):
 
         With None a run can only be watched: its verdict is "empirical".
         """
+        return None
+
+    def factors(
+        self, epoch: int, participants: Participants, weights: NDArray[np.float64]
+    ) -> NDArray[np.float64] | None:
+        """(n,) gᵢ with dᵢ(Fx, Fy)/wᵢ ≤ gᵢ·maxⱼ dⱼ(xⱼ, yⱼ)/wⱼ, rounded up; 0 for non-participants; None: not known.
+
+        By default the row test (M w)ᵢ/wᵢ of ``lipschitz``. A map overrides it whose greatest row sum says less than
+        the matrix of greatest entries does: blocks of many nodes, a maximum over actions.
+        """
+        matrix = self.lipschitz(epoch, participants)
+        return None if matrix is None else upper_factors(matrix, weights)
+
+    def suggested_weights(self) -> NDArray[np.float64] | None:
+        """(n,) w > 0 that the map's theory suggests for its certificate; None: only the general ones are tried."""
+        return None
+
+    def rounding(self, i: int) -> float:
+        """Bound on the error of one ``evaluate(i)`` on X, in i's distance; 0 where states are exact."""
+        return 0.0
+
+    def refusal(self, epoch: int, participants: Participants) -> str | None:
+        """A known counter-condition that holds, in a sentence: convergence is then refused; None: none is known."""
         return None
 
     def kernel(self) -> Kernel | None:
