@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fulgurite.models.dynamic_gnn.layer import Carry, Coupling, DynamicLayer, graph_linear, own_vertices
 from fulgurite.models.dynamic_gnn.propagate import Backend
 from fulgurite.models.dynamic_gnn.recurrence import lstm
+from fulgurite.models.dynamic_gnn.vertex_lstm import VertexLSTM
 
 if TYPE_CHECKING:
     from fulgurite.plugins.snapshot_parallel.shard import Block
@@ -61,6 +62,8 @@ class VertexLayer(DynamicLayer):
         'none'
     """
 
+    sums_neighbours: ClassVar[bool] = False
+
     def __init__(self, in_channels: int, out_channels: int, *, activation: bool = True) -> None:
         super().__init__(in_channels, out_channels)
         self.activation = activation
@@ -95,11 +98,12 @@ class VertexLSTMLayer(DynamicLayer):
     """
 
     coupling: ClassVar[Coupling] = "recurrent"
+    sums_neighbours: ClassVar[bool] = False
     carry_size = 2
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels)
-        self.recurrence = nn.LSTM(in_channels, out_channels)
+        self.recurrence = VertexLSTM(in_channels, out_channels)
 
     @property
     def exchanged_channels(self) -> tuple[int, int]:

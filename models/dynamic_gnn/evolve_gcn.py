@@ -215,6 +215,8 @@ def _remember(cell: nn.LSTMCell | nn.GRUCell) -> None:
             cell.bias_hh[size : 2 * size] = 0
 
 
+# One operator: which scores are equal decides how much there is to sort, and no compiler knows that ahead.
+@torch.library.custom_op("fulgurite::top_vertices", mutates_args=())
 def top_vertices(x: Tensor, score: Tensor, count: int) -> Tensor:
     """The vertices of each snapshot whose x·score is highest; of equal ones the lowest number first.
 
@@ -242,3 +244,8 @@ def top_vertices(x: Tensor, score: Tensor, count: int) -> Tensor:
     order = by_score[step[by_score].sort(stable=True).indices]
     first = torch.searchsorted(step, torch.arange(len(x), device=x.device))
     return vertex[order][first[:, None] + torch.arange(count, device=x.device)]
+
+
+@top_vertices.register_fake
+def _(x: Tensor, score: Tensor, count: int) -> Tensor:
+    return x.new_empty((len(x), count), dtype=torch.int64)

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from fulgurite.models.dynamic_gnn.layer import Carry, Coupling, DynamicLayer
-from fulgurite.models.dynamic_gnn.propagate import Backend, csr_product, edge_product, edges_of, matrix_of, resolve
+from fulgurite.models.dynamic_gnn.propagate import (
+    Backend,
+    csr_product,
+    edge_product,
+    edges_of_each,
+    matrix_of_each,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from fulgurite.plugins.snapshot_parallel.shard import Block
@@ -70,6 +77,15 @@ class GConvGRULayer(DynamicLayer):
         """Zeros for H of all vertices."""
         return (self.of_input.weight.new_zeros(block.num_nodes, self.out_channels),)
 
+    def read(self, block: "Block") -> None:
+        """See :class:`~fulgurite.models.dynamic_gnn.layer.DynamicLayer`."""
+        super().read(block)
+        for backend in self._backends(block):
+            if backend == "csr":
+                matrix_of_each(block.graphs, transpose=torch.is_grad_enabled())
+            else:
+                edges_of_each(block.graphs)
+
     def spatial(self, block: "Block", x: Tensor | None) -> Tensor:
         """What the input says to the gates, (t, N, 3F')."""
         features = self.features(block, x)
@@ -120,11 +136,9 @@ class GConvGRULayer(DynamicLayer):
         if self.order == 1:
             return [torch.zeros_like] * graphs.num_snapshots  # not asked for
         if resolve(self.backend, gates) == "csr":
-            matrix = matrix_of(graphs, transpose=torch.is_grad_enabled())
-            matrices = matrix.snapshots(graphs.num_snapshots, graphs.num_nodes)
+            matrices = matrix_of_each(graphs, transpose=torch.is_grad_enabled())
             return [functools.partial(csr_product, one) for one in matrices]
-        edges = edges_of(graphs).snapshots(graphs.num_snapshots, graphs.num_nodes)
-        return [functools.partial(edge_product, one) for one in edges]
+        return [functools.partial(edge_product, one) for one in edges_of_each(graphs)]
 
 
 def _terms_linear(in_channels: int, out_channels: int, order: int, *, bias: bool = False) -> nn.Linear:

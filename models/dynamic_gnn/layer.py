@@ -1,11 +1,12 @@
 """What a layer of a dynamic graph network is: a cell without state, that says how its steps depend on one another."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fulgurite.models.dynamic_gnn.propagate import Backend, propagate
+from fulgurite.models.dynamic_gnn.propagate import Backend, edges_of, matrix_of, propagate, resolve
 
 if TYPE_CHECKING:
     from fulgurite.plugins.snapshot_parallel.shard import Block
@@ -31,6 +32,7 @@ class DynamicLayer(nn.Module):
         coupling: how a step depends on earlier ones: ``none``; ``weights`` (only the parameters change over time);
             ``window`` (a sum over the last steps); ``recurrent`` (a state of each vertex); ``graph`` (a state that is
             also summed over neighbours, which cannot be split by snapshot).
+        sums_neighbours: whether the graph is looked at.
         carry_size: how many tensors the layer carries from block to block.
         exchanged_channels: features of a vertex that go to the vertex shards and that come back.
 
@@ -39,6 +41,7 @@ class DynamicLayer(nn.Module):
     """
 
     coupling: ClassVar[Coupling] = "none"
+    sums_neighbours: ClassVar[bool] = True
     carry_size: int = 0
 
     def __init__(self, in_channels: int, out_channels: int, *, backend: Backend = "auto") -> None:
@@ -89,10 +92,25 @@ class DynamicLayer(nn.Module):
         if x is not None:
             return propagate(block.graphs, x, backend=self.backend)
 
-        def make() -> Tensor:
-            return propagate(block.graphs, block.features.to(self.parameter_dtype), backend=self.backend)
+        return self._expected(block.cached(*self._neighbour_sums(block)))
 
-        return self._expected(block.cached(("neighbour sums", self.parameter_dtype, self.backend), make))
+    def read(self, block: "Block") -> None:
+        """Let what is made of graphs be made and kept by them, ahead of a compiled ``forward`` that finds it there.
+
+        Args:
+            block: that was read.
+        """
+        if not self.sums_neighbours:
+            return
+        for backend in self._backends(block):
+            if backend == "csr":
+                matrix_of(block.graphs, transpose=torch.is_grad_enabled())
+            else:
+                edges_of(block.graphs)
+
+    def to_be_cached(self, block: "Block") -> list[tuple[Hashable, Callable[[], Any]]]:
+        """What a first layer asks the block to cache, as :meth:`Block.read` takes it."""
+        return [self._neighbour_sums(block)] if self.sums_neighbours else []
 
     def convolve(self, block: "Block", x: Tensor | None, linear: nn.Linear) -> Tensor:
         r""":math:`\tilde A X W + b`, summing neighbours on the narrower side of W."""
@@ -105,6 +123,21 @@ class DynamicLayer(nn.Module):
     def parameter_dtype(self) -> torch.dtype:
         """The type of the parameters, which features are brought to."""
         return next(self.parameters()).dtype
+
+    def _neighbour_sums(self, block: "Block") -> tuple[Hashable, Callable[[], Tensor]]:
+        def make() -> Tensor:
+            return propagate(block.graphs, block.features.to(self.parameter_dtype), backend=self.backend)
+
+        return ("neighbour sums", self.parameter_dtype, self.backend), make
+
+    def _backends(self, block: "Block") -> set[str]:
+        """All that x may get: under autocast it is of the parameters' type, or of half precision after a product."""
+        kind = block.graphs.device.type
+        types = {self.parameter_dtype}
+        if torch.is_autocast_enabled(kind):
+            types.add(torch.get_autocast_dtype(kind))
+        named = self.backend != "auto"
+        return {self.backend if named else resolve("auto", block.graphs.col.new_empty(0, dtype=x)) for x in types}
 
     def _expected(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_channels:

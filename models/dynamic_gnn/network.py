@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from fulgurite.models.dynamic_gnn.baselines import GCNLayer, VertexLayer, VertexLSTMLayer
@@ -89,6 +90,8 @@ class DynamicNetwork(nn.Module):
             ValueError: a timeline of another number of features than in_channels, or not as many tensors of carry as
                 the layers hold.
         """
+        if torch.compiler.is_compiling() and not block.is_read:
+            block = self.read(block)
         sizes = [layer.carry_size for layer in self._layers()]
         if len(carry) != sum(sizes):
             raise ValueError(
@@ -100,6 +103,24 @@ class DynamicNetwork(nn.Module):
             x, own = layer(block, x, tuple(itertools.islice(rest, size)))
             kept.extend(own)
         return cast("Tensor", x), tuple(kept)
+
+    @torch.compiler.disable
+    def read(self, block: "Block") -> "Block":
+        """Read all that :meth:`forward` needs of a block, so that from there on it is tensors alone.
+
+        ``torch.compile`` makes one graph of ``forward`` given the result; given a block that was not read it begins
+        with this call, its one break in the graph.
+
+        Args:
+            block: this rank's snapshots of it.
+
+        Returns:
+            The same block with graphs, features and their neighbour sums at hand.
+        """
+        read = block.read(self._layers()[0].to_be_cached(block))
+        for layer in self._layers():
+            layer.read(read)
+        return read
 
     def extra_repr(self) -> str:
         """Shown by ``print``."""

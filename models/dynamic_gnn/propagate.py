@@ -1,7 +1,7 @@
 r"""Neighbourhood sums :math:`\tilde A_t X_t` of all snapshots of a shard by one block-diagonal product."""
 
+import functools
 import itertools
-import weakref
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -13,10 +13,6 @@ from fulgurite.plugins.snapshot_parallel.graphs import SnapshotGraphs
 
 Backend = Literal["auto", "csr", "edges"]
 _CSR_TYPES = (torch.float32, torch.float64)
-
-# What a backend makes of graphs lives as long as they do.
-_edges_of: "weakref.WeakKeyDictionary[SnapshotGraphs, Edges]" = weakref.WeakKeyDictionary()
-_flat_columns: "weakref.WeakKeyDictionary[SnapshotGraphs, Tensor]" = weakref.WeakKeyDictionary()
 
 
 def propagate(graphs: SnapshotGraphs, x: Tensor, *, backend: Backend = "auto") -> Tensor:
@@ -119,13 +115,20 @@ class Edges:
 
 def edges_of(graphs: SnapshotGraphs) -> Edges:
     """The list of entries, kept as long as the graphs are; to be made before a compiled function that takes it."""
-    found = _edges_of.get(graphs)
-    if found is None:
+
+    def make() -> Edges:
         row, col, value = graphs.edge_list()
         if graphs.num_snapshots * graphs.num_nodes < 2**31:
             row, col = row.int(), col.int()
-        found = _edges_of[graphs] = Edges(row, col, value, graphs.scale, graphs.inv_sqrt_degree)
-    return found
+        return Edges(row, col, value, graphs.scale, graphs.inv_sqrt_degree)
+
+    return graphs.kept("edges", make)
+
+
+def edges_of_each(graphs: SnapshotGraphs) -> list[Edges]:
+    """The list of entries of each snapshot, kept likewise: for recurrences that need the graph at every step."""
+    make = functools.partial(Edges.snapshots, edges_of(graphs), graphs.num_snapshots, graphs.num_nodes)
+    return graphs.kept("edges of each", make)
 
 
 def edge_product(edges: Edges, x: Tensor) -> Tensor:
@@ -195,13 +198,25 @@ class Matrix:
 
 def matrix_of(graphs: SnapshotGraphs, *, transpose: bool) -> Matrix:
     """What :func:`csr_product` multiplies by; with ``transpose`` its backward pass may be asked for."""
-    degree = graphs.inv_sqrt_degree
-    if degree is None:
-        degree = torch.empty(0, dtype=torch.float64, device=graphs.col.device)
-    forward = _arrays(graphs)
-    backward = _arrays(graphs.transposed()) if transpose and not graphs.symmetric else forward
-    on_cpu = graphs.col.device.type == "cpu"
-    return Matrix(forward, backward, degree, graphs.scale, graphs.num_nodes if on_cpu else 0)
+
+    def make() -> Matrix:
+        degree = graphs.inv_sqrt_degree
+        if degree is None:
+            degree = torch.empty(0, dtype=torch.float64, device=graphs.col.device)
+        forward = _arrays(graphs)
+        backward = _arrays(graphs.transposed()) if transpose and not graphs.symmetric else forward
+        on_cpu = graphs.col.device.type == "cpu"
+        return Matrix(forward, backward, degree, graphs.scale, graphs.num_nodes if on_cpu else 0)
+
+    return graphs.kept(("matrix", transpose), make)
+
+
+def matrix_of_each(graphs: SnapshotGraphs, *, transpose: bool) -> list[Matrix]:
+    """One matrix a snapshot, kept likewise: for recurrences that need the graph at every step."""
+    make = functools.partial(
+        Matrix.snapshots, matrix_of(graphs, transpose=transpose), graphs.num_snapshots, graphs.num_nodes
+    )
+    return graphs.kept(("matrix of each", transpose), make)
 
 
 def csr_product(matrix: Matrix, x: Tensor) -> Tensor:
@@ -214,13 +229,14 @@ def csr_product(matrix: Matrix, x: Tensor) -> Tensor:
 def _arrays(graphs: SnapshotGraphs) -> tuple[Tensor, Tensor, Tensor]:
     if graphs.col.device.type == "cpu":
         return graphs.crow, graphs.col, graphs.value
-    # torch's sparse matrices know nothing of blocks, and want row ends and columns of one type.
-    columns = _flat_columns.get(graphs)
-    if columns is None:
+
+    def make() -> Tensor:
         columns = graphs.edge_list()[1]
-        if graphs.num_snapshots * graphs.num_nodes < 2**31 and graphs.col.numel() < 2**31:
-            columns = columns.int()
-        _flat_columns[graphs] = columns
+        small = graphs.num_snapshots * graphs.num_nodes < 2**31 and graphs.col.numel() < 2**31
+        return columns.int() if small else columns
+
+    # torch's sparse matrices know nothing of blocks, and want row ends and columns of one type.
+    columns = graphs.kept("flat columns", make)
     return graphs.crow.to(columns.dtype), columns, graphs.value
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fulgurite.models.dynamic_gnn import cpu_gru, cpu_lstm, cpu_wide_gru, cpu_wide_lstm
+
+if TYPE_CHECKING:
+    from fulgurite.models.dynamic_gnn.vertex_lstm import VertexLSTM
 
 # Up to so many weights (11 channels in and out) a tile of vertices with all that a step needs stays in the first cache,
 # and the kernel is faster than steps of torch's matrix products.
@@ -16,7 +19,7 @@ _LSTM_TILE_WEIGHTS, _GRU_TILE_WEIGHTS = 1200, 400
 _LSTM_STATES = 8192
 
 
-def lstm(x: Tensor, h: Tensor, c: Tensor, module: nn.LSTM) -> tuple[Tensor, Tensor, Tensor]:
+def lstm(x: Tensor, h: Tensor, c: Tensor, module: "nn.LSTM | VertexLSTM") -> tuple[Tensor, Tensor, Tensor]:
     """One layer of torch's LSTM, also over no vertex or no step.
 
     On the CPU it runs as kernels of our own, which keep h and c alone for the backward pass, unless there are few
@@ -95,7 +98,7 @@ def _takes_kernel(*tensors: Tensor) -> bool:
     return same and dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
 
 
-def _plain_lstm(x: Tensor, h: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def plain_lstm(x: Tensor, h: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The states h after each step and c after the last, without kernels."""
     inputs, states = x.shape[2], []
     given = torch.nn.functional.linear(x, weight[:, :inputs], weight[:, -1])
@@ -185,7 +188,7 @@ def _differentiate(
     grad_hidden = torch.zeros_like(saved[4]) if grad_hidden is None else grad_hidden
     grad_cell = torch.zeros_like(saved[2]) if grad_cell is None else grad_cell
     if torch.is_grad_enabled():
-        found = _differentiate_plainly(_plain_lstm, saved[:4], (grad_hidden, grad_cell))
+        found = _differentiate_plainly(plain_lstm, saved[:4], (grad_hidden, grad_cell))
     else:
         found = _lstm_backward(grad_hidden, grad_cell, *saved)
     return tuple(gradient if need else None for gradient, need in zip(found, ctx.needs_input_grad, strict=True))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fulgurite.models.dynamic_gnn.layer import Carry, Coupling, DynamicLayer, graph_linear, own_vertices
 from fulgurite.models.dynamic_gnn.propagate import Backend
 from fulgurite.models.dynamic_gnn.recurrence import lstm, reset_first_gru
+from fulgurite.models.dynamic_gnn.vertex_lstm import VertexLSTM
 
 if TYPE_CHECKING:
     from fulgurite.plugins.snapshot_parallel.shard import Block
@@ -36,7 +37,7 @@ class WDGCNLayer(DynamicLayer):
         WDGCNLayer(
           2, 6
           (convolution): Linear(in_features=2, out_features=6, bias=False)
-          (recurrence): LSTM(6, 6)
+          (recurrence): VertexLSTM(6, 6)
         )
     """
 
@@ -46,7 +47,7 @@ class WDGCNLayer(DynamicLayer):
     def __init__(self, in_channels: int, out_channels: int, *, backend: Backend = "auto") -> None:
         super().__init__(in_channels, out_channels, backend=backend)
         self.convolution = graph_linear(in_channels, out_channels)
-        self.recurrence = nn.LSTM(self.exchanged_channels[0], out_channels)
+        self.recurrence = VertexLSTM(self.exchanged_channels[0], out_channels)
 
     @property
     def exchanged_channels(self) -> tuple[int, int]:
@@ -92,7 +93,7 @@ class CDGCNLayer(WDGCNLayer):
 
     Example:
         >>> CDGCNLayer(2, 6).recurrence
-        LSTM(8, 6)
+        VertexLSTM(8, 6)
     """
 
     @property

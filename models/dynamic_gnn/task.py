@@ -22,6 +22,9 @@ from fulgurite.models.dynamic_gnn.tensor_m import TMGCNLayer
 from fulgurite.plugins.snapshot_parallel.shard import Shard, Targets
 from fulgurite.plugins.snapshot_parallel.timeline import TimelineLike
 
+# Under torch.compile of a module what reads graphs, draws targets and logs stays Python; network and head are compiled.
+_not_traced = torch.compiler.disable(recursive=False)
+
 ClassWeight = Sequence[float] | Literal["balanced"] | None
 
 _KINDS = {1: "(1, M) vertices", 2: "(2, M) pairs of vertices"}
@@ -181,16 +184,21 @@ class DynamicTask(LightningModule):
             self.transfer_batch_to_device = self._left_on_the_host  # type: ignore[method-assign]
 
     @override
+    @_not_traced
     def forward(self, batch: Any) -> Tensor:
         """Give the logits (M, C) of the targets that a timeline, or this rank's shard of it, brings along."""
         shard = self._shard(batch)
         return self.head(shard.run(self.network), shard.targets.step, shard.targets.index)
 
     @override
+    @_not_traced
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Give this rank's part of the loss, and log the loss of all ranks."""
-        shard = self._shard(batch)
-        measured = self._run(shard, self.targets(shard, self.current_epoch))
+        shard, targets = self._given(batch, training=True)
+        return self._logged(shard, self._run(shard, targets))
+
+    @torch.compiler.disable
+    def _logged(self, shard: Shard, measured: "_Measured") -> Tensor:
         value, scored, ranks = measured.value, float(measured.weight > 0), 1.0
         if self.trainer.world_size > shard.exchange.size:
             # The others hold timelines of their own, some maybe without a target that weighs anything. All take part
@@ -205,16 +213,19 @@ class DynamicTask(LightningModule):
         return measured.loss
 
     @override
+    @_not_traced
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Measure one timeline."""
         self._evaluate(batch, "val")
 
     @override
+    @_not_traced
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Measure one timeline."""
         self._evaluate(batch, "test")
 
     @override
+    @_not_traced
     def predict_step(self, batch: Any, batch_idx: int) -> Scores:
         """Give the scores of this rank's own targets."""
         shard = self._shard(batch)
@@ -250,6 +261,12 @@ class DynamicTask(LightningModule):
         # Of what a timeline holds the device gets what it lacks, not all in every step.
         return batch if isinstance(batch, TimelineLike) else move_data_to_device(batch, device)
 
+    @torch.compiler.disable
+    def _given(self, batch: Any, *, training: bool) -> tuple[Shard, Targets]:
+        shard = self._shard(batch)
+        return shard, self.targets(shard, self.current_epoch if training else None)
+
+    @torch.compiler.disable
     def _shard(self, batch: Any) -> Shard:
         if not isinstance(batch, Shard):
             if not isinstance(batch, TimelineLike):
@@ -262,9 +279,13 @@ class DynamicTask(LightningModule):
         self.check(batch.timeline, batch.num_features)
         return batch
 
+    @_not_traced
     def _run(self, shard: Shard, targets: Targets) -> "_Measured":
         embeddings = shard.run(self.network)
-        logits = self.head(embeddings, targets.step, targets.index)
+        return self._measured(shard, targets, embeddings, self.head(embeddings, targets.step, targets.index))
+
+    @torch.compiler.disable
+    def _measured(self, shard: Shard, targets: Targets, embeddings: Tensor, logits: Tensor) -> "_Measured":
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         own_counts = torch.bincount(targets.label, minlength=self.num_classes)
         counts = shard.exchange.sum(own_counts.clone()).tolist()
@@ -280,10 +301,13 @@ class DynamicTask(LightningModule):
         loss = total / (weight or 1.0) + anchor
         return _Measured(loss, value / (weight or 1.0), weight, logits.detach(), total.detach(), own_weight)
 
+    @_not_traced
     def _evaluate(self, batch: Any, stage: str) -> None:
-        shard = self._shard(batch)
-        targets = self.targets(shard, None)
-        measured = self._run(shard, targets)
+        shard, targets = self._given(batch, training=False)
+        self._update(stage, targets, self._run(shard, targets))
+
+    @torch.compiler.disable
+    def _update(self, stage: str, targets: Targets, measured: "_Measured") -> None:
         metrics: Any = self.metrics[stage]
         metrics["classes"].update(measured.logits, targets.label, measured.own_loss, measured.own_weight)
         self.measure(metrics, measured.logits, targets)

@@ -85,6 +85,11 @@ class TMGCNLayer(DynamicLayer):
         mixed = [self.in_channels] * self.mix_input + [self.out_channels] * self.mix_output
         return tuple(self.convolution.weight.new_zeros(0, vertices, channels) for channels in mixed)
 
+    def read(self, block: "Block") -> None:
+        """See :class:`~fulgurite.models.dynamic_gnn.layer.DynamicLayer`."""
+        super().read(block)
+        block.uses_halo(self.window - 1)  # counted once a partition
+
     def spatial(self, block: "Block", x: Tensor | None) -> Tensor:
         """The convolution of features that are mixed already, (t_p, N, F')."""
         if self.window > 1 and block.graphs.inv_sqrt_degree is not None:

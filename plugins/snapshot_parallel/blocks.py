@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Carry = tuple[Tensor, ...]
 
 
+@torch.compiler.disable
 def checkpointed(
     network: nn.Module, block: Block, carry: Carry, *, collectives: Literal["save", "resend"]
 ) -> tuple[Tensor, Carry]:

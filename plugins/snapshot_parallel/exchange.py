@@ -10,11 +10,13 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from typing_extensions import override
 
-from fulgurite.plugins.snapshot_parallel.collective import Chain, Collective, Tape, forward
+from fulgurite.plugins.snapshot_parallel.collective import Chain, Collective, Tape
 from fulgurite.plugins.snapshot_parallel.halo import Halo, source_steps
 from fulgurite.plugins.snapshot_parallel.partitioning import Split
 from fulgurite.plugins.snapshot_parallel.routes import GatherSteps, Route, ToSnapshots, ToVertices
+from fulgurite.plugins.snapshot_parallel.shared_memory import SharedMemory
 
 HaloMode = Literal["auto", "always", "never"]
 
@@ -204,17 +206,25 @@ class Exchange:
         finally:
             self._replayed = outer
 
+    @torch.compiler.disable  # the chain and the tape are Python objects that change
     def _move(self, x: Tensor, route: Route) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             token = None if self.chain is None else self.chain.token
-            output, token = Collective.apply(x, token, self._send, route, self._replayed)
+            output, token = Collective.apply(x, token, self._transfer, route, self._replayed)
             if self.chain is not None:
                 self.chain.token = token
         else:
-            output = forward(x, self._send, route) if self._replayed is None else self._replayed.replay()
+            output = self._transfer(route, x, False) if self._replayed is None else self._replayed.replay()
         if self._recorded is not None:
             self._recorded.record(output)
         return output
+
+    def _transfer(self, route: Route, x: Tensor, backward: bool) -> Tensor:
+        if backward:
+            packed = route.pack_gradient(x)
+            received = self._send(f"{route.kind}/backward", packed, route.receive_sizes, route.send_sizes)
+            return route.unpack_gradient(received)
+        return route.unpack(self._send(route.kind, route.pack(x), route.send_sizes, route.receive_sizes))
 
     def _send(self, kind: str, flat: Tensor, send_sizes: list[int], receive_sizes: list[int]) -> Tensor:
         raise RuntimeError("one process has nobody to send to; take GroupExchange for several ranks")
@@ -223,7 +233,8 @@ class Exchange:
 class GroupExchange(Exchange):
     """The exchange of a process group, by ``all_to_all_single`` with uneven splits (gloo on the CPU, NCCL on GPUs).
 
-    The result of a collective needs a gradient where its input does; callers see to it that this is the same on every
+    CPU ranks of one machine read what they get out of each other's memory instead, which gives the same bits
+    (:class:`~fulgurite.plugins.snapshot_parallel.shared_memory.SharedMemory`). The result of a collective needs a gradient where its input does; callers see to it that this is the same on every
     rank. Whatever a rank owns, none of it included, it takes part in every call.
 
     Args:
@@ -231,6 +242,7 @@ class GroupExchange(Exchange):
         wire_dtype: the floating type that values and gradients have on the way between ranks, such as
             ``torch.bfloat16``; what a rank keeps itself stays exact. None sends them as they are.
         halo_mode: as for :class:`Exchange`.
+        shared_memory: False sends through the process group even what could be read out of a neighbour's memory.
     """
 
     def __init__(
@@ -239,6 +251,7 @@ class GroupExchange(Exchange):
         *,
         wire_dtype: torch.dtype | None = None,
         halo_mode: HaloMode = "auto",
+        shared_memory: bool = True,
     ) -> None:
         super().__init__(halo_mode=halo_mode)
         if wire_dtype is not None and not wire_dtype.is_floating_point:
@@ -247,6 +260,8 @@ class GroupExchange(Exchange):
         self.wire_dtype = wire_dtype
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
+        self._shares = shared_memory
+        self._memory: SharedMemory | None = None
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all ranks, outside autograd: counts, and losses to log."""
@@ -256,6 +271,27 @@ class GroupExchange(Exchange):
             self.traffic.add("scalars", total.numel() * total.element_size())
         return total
 
+    @override
+    def _transfer(self, route: Route, x: Tensor, backward: bool) -> Tensor:
+        memory = self._shared() if x.device.type == "cpu" else None
+        if memory is None:
+            return super()._transfer(route, x, backward)
+        parts, shapes = (
+            (route.gradient_parts(x), route.send_shapes) if backward else (route.parts(x), route.receive_shapes)
+        )
+        wire = self.wire_dtype if self.wire_dtype is not None and x.is_floating_point() else x.dtype
+        received = memory.swap(parts, shapes, dtype=wire)
+        sent = sum(part.numel() for rank, part in enumerate(parts) if rank != self.rank)
+        self.traffic.add(f"{route.kind}/backward" if backward else route.kind, sent * wire.itemsize)
+        return route.join_gradient(received) if backward else route.join(received)
+
+    def _shared(self) -> SharedMemory | None:
+        if self._shares and self._memory is None:  # in the first exchange: all ranks of the group are in it
+            self._memory = SharedMemory.of_group(self.group)
+            self._shares = self._memory is not None
+        return self._memory
+
+    @override
     def _send(self, kind: str, flat: Tensor, send_sizes: list[int], receive_sizes: list[int]) -> Tensor:
         narrow = self.wire_dtype is not None and flat.is_floating_point() and flat.dtype != self.wire_dtype
         # An expanded gradient, such as a sum's, is flat without being laid out.

@@ -170,6 +170,7 @@ class Block:
         return self._held[name]
 
 
+@torch.compiler.disable
 def _lasting(fetch: Callable[[], Made]) -> Made:
     # What a source makes while validating is used again in training, which inference tensors cannot be.
     with torch.inference_mode(False), torch.no_grad():
@@ -251,6 +252,7 @@ class Shard:
         return 2 * self.timeline.degree_features + (0 if given is None else given.shape[-1])
 
     @classmethod
+    @torch.compiler.disable
     def build(
         cls,
         timeline: TimelineLike,
@@ -316,6 +318,7 @@ class Shard:
         single = partition([1] * timeline.num_snapshots, timeline.num_nodes, ranks=1)
         return cls.build(timeline, single, Exchange(), source=Resident(timeline, device=device))
 
+    @torch.compiler.disable(recursive=False)  # blocks are read here, but the network can be compiled
     def run(self, network: nn.Module) -> Tensor:
         """Run a network over the blocks.
 
@@ -334,8 +337,7 @@ class Shard:
                 f"got {type(network).__name__}, whose state is summed over neighbours at every step, on "
                 f"{self.exchange.size} snapshot ranks; expected one; run windows data-parallel (snapshot_ranks=1)"
             )
-        initial: Any = network.initial_carry
-        carry = initial(self.blocks[0])
+        carry = _initial_carry(network, self.blocks[0])
         embeddings = []
         with self.exchange.chained() as chain:
             for block in self.blocks:
@@ -355,6 +357,12 @@ class Shard:
         # Half precision would overflow where no embedding does.
         wide = torch.promote_types(embeddings.dtype, torch.float32)
         return 0.0 * embeddings.sum(dtype=wide)
+
+
+@torch.compiler.disable
+def _initial_carry(network: nn.Module, block: Block) -> Any:
+    initial: Any = network.initial_carry
+    return initial(block)
 
 
 def _targets(timeline: TimelineLike, own: tuple[int, ...], source: Source) -> Targets:
