@@ -66,8 +66,8 @@ class DynamicMap(ABC):
         num_epochs: epochs 0 to ``num_epochs`` − 1 may differ in F; every later one is like the last of them.
         linear: F is affine and its ``lipschitz`` tight, |H|, so that a spectral radius of 1 or more refuses it.
         leaving: what happens to Fᵢ when others leave. ``"restricts"``: it is the same function and reads their ⊥;
-            ``"shrinks"``: another one, that no matrix, factor or distance of F(c) from X's centre grows by. Either
-            way the certificate for everybody covers every set. ``"unknown"``: each set needs its own.
+            ``"shrinks"``: another one, whose ``factors`` and hold on X are no worse, by the map's own proof. Either way
+            the certificate for everybody covers every set. ``"unknown"``: each set needs its own.
         lands_inside: F's values lie in X whatever it reads, as those of a bounded activation.
     """
 
