@@ -1,0 +1,182 @@
+"""What several peers wrote down is one legal schedule, and the simulator makes the same bits of it."""
+
+import json
+
+import numpy as np
+import pytest
+from dynamic_async_peers import Cluster, Linear
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fulgurite.plugins.dynamic_async.engine.holdings import Holdings
+from fulgurite.plugins.dynamic_async.engine.merge import merge
+from fulgurite.plugins.dynamic_async.engine.messages import Incarnation
+from fulgurite.plugins.dynamic_async.engine.recorder import Recorder, read_log
+from fulgurite.plugins.dynamic_async.model.errors import TraceError
+from fulgurite.plugins.dynamic_async.model.trace import Event, replay
+
+
+def churned(folder, seed: int, turns: int = 60, *, cuts: bool = True) -> Cluster:
+    """Peers that join, die, sleep, wake and (with cuts) lose touch with each other, as chance has it."""
+    chance = np.random.default_rng(seed)
+    cluster = Cluster(Linear(5, seed=seed), folder)
+    cluster.add(1, expected_peers=2)
+    asleep = {}
+    for turn in range(turns):
+        living = list(cluster.peers)
+        match chance.integers(0, 12):
+            case 0 if len(living) < 5:
+                cluster.add(100 + turn, contacts=tuple(peer.address for peer in cluster.peers.values()))
+            case 1 if len(living) > 1:
+                cluster.kill(int(chance.choice(living)))
+            case 2 if len(living) > 1:
+                number = int(chance.choice(living))
+                asleep[number] = cluster.peers.pop(number)
+            case 3 | 4 if asleep:
+                cluster.peers |= dict([asleep.popitem()])
+            case 5 if cuts and len(living) > 1:
+                one, other = (cluster.peers[int(number)] for number in chance.choice(living, 2, replace=False))
+                one._transport.disconnect(other.address)
+            case 6 if len(living) > 1:
+                one, other = (cluster.peers[int(number)] for number in chance.choice(living, 2, replace=False))
+                one._transport.connect(other.address)
+            case 7:
+                cluster.peers[living[0]].configure(int(chance.integers(0, 4)))
+        cluster.turn()
+    return cluster
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1), cuts=st.booleans())
+def test_any_history_is_a_legal_schedule_and_replays_to_the_bit(tmp_path_factory, seed, cuts):
+    cluster = churned(tmp_path_factory.mktemp("logs"), seed, cuts=cuts)
+    trace = cluster.trace()
+    # Only where sides of a partition adopt each other's shards do lives overlap.
+    assert cuts or trace.num_copies == 1
+    state = replay(trace, cluster.map)
+    assert (trace.event == Event.EVALUATE).sum() > 50
+    assert len(state) == 5
+
+
+def test_the_end_of_the_replay_is_the_end_of_the_run(tmp_path):
+    cluster = churned(tmp_path, 3)
+    for peer in cluster.peers.values():
+        for other in cluster.peers.values():
+            peer._transport.connect(other.address)
+    cluster.until(cluster.settled)
+    cluster.turn(3)
+    last = max(cluster.peers.values(), key=lambda peer: peer.peers())
+    for peer in cluster.peers.values():
+        peer.poll()
+    state = replay(cluster.trace(), cluster.map)
+    for i, block in last.blocks().items():
+        assert any(
+            i in peer.hosted and np.array_equal(peer.blocks()[i].value, state[i]) for peer in cluster.peers.values()
+        ), block
+
+
+def zombie_run(folder) -> Cluster:
+    """Peer 2 sleeps, peer 1 adopts its shards; 3 hears of that only by 2, and 2 wakes up beside it."""
+    cluster = Cluster(Linear(3), folder)
+    cluster.add(1, expected_peers=3)
+    cluster.add(2, expected_peers=3)
+    cluster.add(3, expected_peers=3)
+    cluster.until(cluster.settled)
+    cluster.turn(4)
+    zombie = cluster.peers.pop(2)
+    cluster.until(cluster.settled)
+    cluster.turn(4)
+    cluster.peers[2] = zombie
+    # The zombie hears peer 3, which has used the new values, and not peer 1, which made them.
+    zombie._transport.collect()
+    zombie._transport.disconnect("memory://1")
+    cluster.turn(8)
+    return cluster
+
+
+def test_a_zombie_that_hears_only_of_the_consequences_still_gives_up(tmp_path):
+    cluster = zombie_run(tmp_path)
+    trace = cluster.trace()
+    assert trace.num_copies == 1
+    replay(trace, cluster.map)
+
+
+def test_without_the_filter_of_incarnations_it_is_no_schedule_of_the_shards(tmp_path, monkeypatch):
+    def keeping(self):
+        self._share()
+        return True
+
+    def everything(self):
+        live = {*self._members.live(), self._number}
+        blocks = {i: self.hosted.get(i) or self._mailboxes.latest(i) for i in range(self._map.num_participants)}
+        return {i: block for i, block in blocks.items() if block and block.incarnation.host in live}
+
+    monkeypatch.setattr(Holdings, "settle", keeping)
+    monkeypatch.setattr(Holdings, "in_view", everything)
+    assert zombie_run(tmp_path).trace().num_copies > 1
+
+
+def test_joining_without_a_reset_is_caught_by_the_replay(tmp_path, monkeypatch):
+    def keep(self, i):
+        block = self._mailboxes.latest(i)
+        return (block.value, True) if block else (self._map.initial(i), True)
+
+    monkeypatch.setattr(Holdings, "_joining", keep)
+    cluster = zombie_run(tmp_path)
+    with pytest.raises(TraceError, match="join gives another value"):
+        replay(cluster.trace(), cluster.map)
+
+
+def test_a_log_is_written_as_it_happens_and_a_torn_line_is_left_out(tmp_path):
+    map = Linear(2)
+    path = tmp_path / "logs" / "one.jsonl"
+    recorder = Recorder(path, map)
+    life = Incarnation(2**63, 2**64 - 1)
+    recorder.joined(0, life, np.array([1.0, -0.0]), initial=False)
+    recorder.evaluated(
+        0, life, 1, np.ones(2), tag=4, configuration=2, view={0: life}, reads=[(0, life, 0)]
+    )  # fmt: skip
+    fingerprint, n, events = read_log(path)
+    assert (fingerprint, n, len(events)) == (map.fingerprint(), 2, 2)
+    assert events[0].joined.tobytes() == np.array([1.0, -0.0]).tobytes()
+    assert (events[1].tag, events[1].configuration, events[1].view, events[1].reads) == (
+        4,
+        2,
+        {0: life},
+        ((0, life, 0),),
+    )
+    path.write_bytes(path.read_bytes() + b'{"time": 1.0, "sha')
+    assert len(read_log(path)[2]) == 2
+    with pytest.raises(FileExistsError):
+        Recorder(path, map)
+    recorder.close()
+    recorder.close()
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path / "one.jsonl", Linear(2))
+    monkeypatch.setattr("os.write", lambda file, line: len(line) - 1)
+    with pytest.raises(OSError, match="is the disk full"):
+        recorder.joined(0, Incarnation(1, 1), np.zeros(2), initial=True)
+    recorder.close()
+
+
+def test_logs_that_do_not_belong_together_are_refused(tmp_path):
+    cluster = churned(tmp_path, 5, turns=30)
+    paths = sorted(tmp_path.glob("*.jsonl"))
+    Recorder(tmp_path / "other", Linear(3)).close()
+    with pytest.raises(TraceError, match="of 2 maps"):
+        merge([*paths, tmp_path / "other"])
+    with pytest.raises(TraceError, match="claim the same value"):
+        merge([*paths, paths[0]])
+    with pytest.raises(TraceError, match="no log says that it was made"):
+        merge(paths[1:])
+    (tmp_path / "no log").write_text("what?\n")
+    with pytest.raises(TraceError, match="no log of a peer"):
+        merge([*paths, tmp_path / "no log"])
+    lines = paths[0].read_bytes().split(b"\n")
+    event = json.loads(lines[1]) | {"life": [1]}
+    (tmp_path / "bad").write_bytes(b"\n".join([lines[0], json.dumps(event).encode(), b""]))
+    with pytest.raises(TraceError, match="damaged"):
+        merge([tmp_path / "bad"])
+    assert cluster.peers
