@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 _LEAST_LIBZMQ = (4, 3, 5)  # older ones lose messages where a CONFLATE publisher has several subscribers
 _SCHEMES = ("tcp", "ipc")
 _PORT_ATTEMPTS = 64
+_HELLOS_UNHEARD = 10
 _HELLOS_AT_ONCE = 64  # so that a flood of greetings cannot keep a peer from its work
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Peer:
     hears: zmq.Socket[bytes]
     greets: zmq.Socket[bytes]
+    sign_at: float  # when it last spoke, or else was connected to
 
 
 class ZmqTransport:
@@ -50,7 +52,7 @@ class ZmqTransport:
             from the shared key, the others in the clear; a pair: CURVE with it everywhere; None: never. All peers
             must be told the same.
         max_peers: how many are listened to; greetings and connections beyond are counted and dropped.
-        hello_s: seconds between greetings.
+        hello_s: seconds between greetings; a peer silent for ten of them is connected to anew.
 
     Attributes:
         rejected: greetings and addresses that were dropped, by reason (that of the ``FrameError``, "address", "peers").
@@ -97,7 +99,7 @@ class ZmqTransport:
         self._peers: dict[str, _Peer] = {}
         self._by_socket: dict[zmq.Socket[bytes], str] = {}
         self._context = self._zmq.Context(io_threads=1)
-        self._context.set(self._zmq.MAX_SOCKETS, 2 * max_peers + 16)
+        self._context.set(self._zmq.MAX_SOCKETS, 4 * max_peers + 16)
         self._wakes, self._waker = sockets.socketpair()
         self._wakes.setblocking(False)
         self._waker.setblocking(False)
@@ -143,13 +145,8 @@ class ZmqTransport:
     def disconnect(self, address: str) -> None:
         """Stop listening to this peer, until it greets again or is connected to again."""
         self._check_process()
-        peer = self._peers.pop(address, None)
         self._newest.pop(address, None)
-        if peer is not None:
-            self._poller.unregister(peer.hears)
-            del self._by_socket[peer.hears]
-            peer.hears.close(linger=0)
-            peer.greets.close(linger=0)
+        self._leave(address)
 
     def publish(self, frame: bytes) -> None:
         """Replace what this peer says."""
@@ -275,8 +272,16 @@ class ZmqTransport:
             raise
         self._poller.register(hears, self._zmq.POLLIN)
         self._by_socket[hears] = address
-        self._peers[address] = _Peer(hears, greets)
+        self._peers[address] = _Peer(hears, greets, time.monotonic())
         self._greet(self._peers[address])
+
+    def _leave(self, address: str) -> None:
+        peer = self._peers.pop(address, None)
+        if peer is not None:
+            self._poller.unregister(peer.hears)
+            del self._by_socket[peer.hears]
+            peer.hears.close(linger=0)
+            peer.greets.close(linger=0)
 
     def _socket(self, kind: int, address: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -325,14 +330,21 @@ class ZmqTransport:
         now = time.monotonic()
         if now >= self._greet_at:
             self._greet_at = now + self._hello_s
-            for peer in self._peers.values():
-                self._greet(peer)
+            for address, peer in list(self._peers.items()):
+                # Libzmq gives a connection up for good where something else answered, or a message was too long.
+                if now - peer.sign_at > _HELLOS_UNHEARD * self._hello_s:
+                    self._leave(address)
+                    self.connect(address)
+                else:
+                    self._greet(peer)
 
     def _hear(self, socket: zmq.Socket[bytes]) -> None:
+        address = self._by_socket[socket]
         # Twice: a connection that was made anew may have one frame in each of its queues.
         for _ in range(2):
             try:
-                self._newest[self._by_socket[socket]] = socket.recv(flags=self._zmq.NOBLOCK)
+                self._newest[address] = socket.recv(flags=self._zmq.NOBLOCK)
+                self._peers[address].sign_at = time.monotonic()
             except self._zmq.Again:
                 return
 

@@ -133,7 +133,7 @@ def test_another_key_run_or_model_is_refused_by_name():
 
 
 def test_what_the_clear_part_claims_counts_for_nothing_without_the_key():
-    """A forger knows the key's id, the run and the model from any frame; he cannot make the MAC or choose the reason."""
+    """A forger has the key's id, the run and the model from any frame; he cannot make the MAC or choose the reason."""
     frame = CODEC.encode(bulletin())
     body = frame[:-MAC_BYTES]
     for forged in (
