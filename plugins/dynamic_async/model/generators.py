@@ -267,7 +267,7 @@ def adversarial_schedule(
     """A legal schedule that is as unhelpful as it may be while pseudocycles still happen.
 
     In phases of 2 to ``phase`` ticks two camps, drawn anew each time, take turns: one evaluates again and again on a
-    copy of everything (itself included) that was frozen when the phase began, or in every third phase one phase
+    copy of everything (itself included) that was frozen when the phase began, or in every third phase two phases
     before; the other sits still. With ``churn`` one of the camp that was just read leaves as the phase ends and is back
     a tick later, with its initial value, while some still read what it was before.
 
@@ -280,7 +280,7 @@ def adversarial_schedule(
 
     Example:
         >>> adversarial_schedule(4, 100, seed=3).reads(49, 0).tolist()
-        [38, 38, 38, 38]
+        [35, 35, 35, 35]
     """
     if phase < 2:
         raise ScheduleError(f"a phase takes at least 2 ticks; got {phase}")
@@ -288,18 +288,20 @@ def adversarial_schedule(
     rng = np.random.default_rng(seed)
     active, reads = np.zeros((ticks, n), dtype=bool), np.zeros((ticks, n, n), dtype=np.int64)
     epochs, masks = np.zeros(ticks, dtype=np.int64), [np.ones(n, dtype=bool)]
-    start, before, number = 1, 0, 0
+    frozen = [0, 0]
+    start, number = 1, 0
     camp = rng.random(n) < 0.5
     while start < ticks:
         length = int(rng.integers(2, phase + 1))
         end = min(start + length, ticks)
         active[start:end] = camp
-        reads[start:end] = before if number % 3 == 2 else start - 1
+        frozen.append(start - 1)
+        reads[start:end] = frozen[-3] if number % 3 == 2 else frozen[-1]
         leaver = int(rng.integers(n))
         if churn and not camp[leaver] and end - start >= 2:
             masks += [np.arange(n) != leaver, np.ones(n, dtype=bool)]
             epochs[end - 2] += 1
             epochs[end - 1] += 1
         camp = ~camp if number % 2 == 0 else rng.random(n) < 0.5
-        start, before, number = end, start - 1, number + 1
+        start, number = end, number + 1
     return DenseSchedule(active, reads, np.cumsum(epochs), np.array(masks))
