@@ -63,6 +63,13 @@ class ObjectiveWatch:
         module: whose parameters train.
         bounds: (μ, L) as the module states them.
 
+    Attributes:
+        mu: μ as stated.
+        lipschitz: L as stated.
+        loss: name of the loss, once verified.
+        spread: greatest norm of a row of the features verified last, with the bias's 1.
+        rows: of these.
+
     Raises:
         ObjectiveError: before training.
 
@@ -81,6 +88,8 @@ class ObjectiveWatch:
         self.mu, self.lipschitz = _checked_bounds(bounds)
         self.head = _head(module)
         self.loss: str | None = None
+        self.spread = 0.0
+        self.rows = 0
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._moments: dict[bytes, float] = {}
         self._hook: Any = None
@@ -129,7 +138,10 @@ class ObjectiveWatch:
                 f"({wanted.name}: {wanted.curvature(logits.shape[1]):g} times the greatest eigenvalue {gram:.6g} of "
                 "the features' second moments, plus the decay): state at least that, or scale the features"
             )
-        self.loss = wanted.name
+        self.loss, self.rows = wanted.name, len(features)
+        # With the bias as a feature of 1, as everywhere here.
+        squares = features.square().sum(dim=1) + float(self.head.bias is not None)
+        self.spread = float(squares.max().sqrt())
 
     def _greatest_moment(self, features: Tensor) -> float:
         # A shard's features do not change, nor then does the eigenvalue, which costs more than all the rest.
