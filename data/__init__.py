@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fulgurite.data.digits import Digits as Digits
     from fulgurite.data.gettext_translation import GettextTranslation as GettextTranslation
+    from fulgurite.data.graph_chains import GraphChains as GraphChains
     from fulgurite.data.image_folder import ImageFolder as ImageFolder
     from fulgurite.data.length_batches import LengthBatchSampler as LengthBatchSampler
     from fulgurite.data.length_batches import padded_shapes as padded_shapes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Digits": "fulgurite.data.digits",
     "GettextTranslation": "fulgurite.data.gettext_translation",
+    "GraphChains": "fulgurite.data.graph_chains",
     "ImageFolder": "fulgurite.data.image_folder",
     "LengthBatchSampler": "fulgurite.data.length_batches",
     "MNIST5k": "fulgurite.data.mnist",
@@ -32,6 +34,7 @@ _HOMES = {
 __all__ = [
     "Digits",
     "GettextTranslation",
+    "GraphChains",
     "ImageFolder",
     "LengthBatchSampler",
     "MNIST5k",

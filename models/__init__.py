@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fulgurite.models.dynamic_gnn.network import GConvGRU as GConvGRU
     from fulgurite.models.dynamic_gnn.node_classification import DynamicNodeClassifier as DynamicNodeClassifier
     from fulgurite.models.image_classification.module import ImageClassifier as ImageClassifier
+    from fulgurite.models.implicit_gnn.gcn import GCN as GCN
+    from fulgurite.models.implicit_gnn.network import ImplicitGNN as ImplicitGNN
+    from fulgurite.models.implicit_gnn.node_classification import ImplicitNodeClassifier as ImplicitNodeClassifier
+    from fulgurite.models.routing import RoutingExperiment as RoutingExperiment
     from fulgurite.models.sparse_network.classifier import SparseClassifier as SparseClassifier
     from fulgurite.models.sparse_network.network import SparseNetwork as SparseNetwork
     from fulgurite.models.sparse_network.population import SparsePopulation as SparsePopulation
@@ -32,9 +36,13 @@ _HOMES = {
     "DynamicNodeClassifier": "fulgurite.models.dynamic_gnn.node_classification",
     "EvolveGCNH": "fulgurite.models.dynamic_gnn.network",
     "EvolveGCNO": "fulgurite.models.dynamic_gnn.network",
+    "GCN": "fulgurite.models.implicit_gnn.gcn",
     "GConvGRU": "fulgurite.models.dynamic_gnn.network",
     "GNMT": "fulgurite.models.translation.rnn",
     "ImageClassifier": "fulgurite.models.image_classification.module",
+    "ImplicitGNN": "fulgurite.models.implicit_gnn.network",
+    "ImplicitNodeClassifier": "fulgurite.models.implicit_gnn.node_classification",
+    "RoutingExperiment": "fulgurite.models.routing",
     "SparseClassifier": "fulgurite.models.sparse_network.classifier",
     "SparseNetwork": "fulgurite.models.sparse_network.network",
     "SparsePopulation": "fulgurite.models.sparse_network.population",
@@ -47,6 +55,7 @@ _HOMES = {
 }
 __all__ = [
     "CDGCN",
+    "GCN",
     "GNMT",
     "TGCN",
     "TMGCN",
@@ -59,6 +68,9 @@ __all__ = [
     "EvolveGCNO",
     "GConvGRU",
     "ImageClassifier",
+    "ImplicitGNN",
+    "ImplicitNodeClassifier",
+    "RoutingExperiment",
     "SparseClassifier",
     "SparseNetwork",
     "SparsePopulation",

@@ -6,9 +6,16 @@ DYNAMIC_ASYNC = Plugin(
     name="dynamic_async",
     summary="iterate, and train, with workers that come and go, and a certificate that the answer is right",
     paper="Daggitt and Griffin, Dynamic Asynchronous Iterations, JPDC 164, 2022, arXiv:2012.01686",
-    components={},
+    components={
+        "GCN": "fulgurite.models.implicit_gnn.gcn:GCN",
+        "GraphChains": "fulgurite.data.graph_chains:GraphChains",
+        "ImplicitGNN": "fulgurite.models.implicit_gnn.network:ImplicitGNN",
+        "ImplicitNodeClassifier": "fulgurite.models.implicit_gnn.node_classification:ImplicitNodeClassifier",
+        "RoutingExperiment": "fulgurite.models.routing:RoutingExperiment",
+    },
     recipes="fulgurite.recipes.dynamic_async",
     modules=("fulgurite.callbacks", "fulgurite.data", "fulgurite.models", "fulgurite.plugins.dynamic_async"),
+    commands="fulgurite.recipes.dynamic_async.commands:main",
 )
 
 DYNAMIC_GNN = Plugin(
