@@ -149,13 +149,21 @@ def _draw_pseudocycles(axis: Axes, run: RoutingRun) -> None:
     axis.set_xticks(list(places)[:: 1 + len(run.epochs) // 30])
     axis.set_xlabel("epoch")
     axis.set_ylabel("pseudocycles")
-    handles = [
-        Patch(facecolor=USED, label="used until all was right"),
-        Patch(facecolor=MUTED, alpha=0.25, label="held by the epoch"),
-        Line2D([], [], color=BOUND, linewidth=2.2, label="k*: all is right by then, whatever came before"),
-    ]
+    handles: list[Patch | Line2D] = [Patch(facecolor=MUTED, alpha=0.25, label="held by the epoch")]
+    if any(epoch.used is not None for epoch in run.epochs):
+        handles.append(Patch(facecolor=USED, label="used until all was right"))
+    if any(epoch.verdict.k_star is not None for epoch in run.epochs):
+        handles.append(
+            Line2D([], [], color=BOUND, linewidth=2.2, label="k*: all is right by then, whatever came before")
+        )
     axis.legend(
-        handles=handles, frameon=False, labelcolor=INK, fontsize=8.5, loc="lower right", bbox_to_anchor=(1, 1), ncols=3
+        handles=handles,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8.5,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(handles),
     )
 
 
