@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from fulgurite.plugins.dynamic_async.model.errors import MapError as MapError
     from fulgurite.plugins.dynamic_async.model.errors import ScheduleError as ScheduleError
     from fulgurite.plugins.dynamic_async.model.errors import TraceError as TraceError
+    from fulgurite.plugins.dynamic_async.model.event_simulation import barrier_time as barrier_time
+    from fulgurite.plugins.dynamic_async.model.event_simulation import durations as durations
+    from fulgurite.plugins.dynamic_async.model.event_simulation import free_time as free_time
     from fulgurite.plugins.dynamic_async.model.generators import RandomSchedule as RandomSchedule
     from fulgurite.plugins.dynamic_async.model.generators import adversarial_schedule as adversarial_schedule
     from fulgurite.plugins.dynamic_async.model.generators import fair_schedule as fair_schedule
@@ -40,9 +43,12 @@ _HOMES = {
     "ScheduleError": "fulgurite.plugins.dynamic_async.model.errors",
     "TraceError": "fulgurite.plugins.dynamic_async.model.errors",
     "adversarial_schedule": "fulgurite.plugins.dynamic_async.model.generators",
+    "barrier_time": "fulgurite.plugins.dynamic_async.model.event_simulation",
     "certify": "fulgurite.plugins.dynamic_async.model.certification",
     "delta": "fulgurite.plugins.dynamic_async.model.state_function",
+    "durations": "fulgurite.plugins.dynamic_async.model.event_simulation",
     "fair_schedule": "fulgurite.plugins.dynamic_async.model.generators",
+    "free_time": "fulgurite.plugins.dynamic_async.model.event_simulation",
     "pseudocycles": "fulgurite.plugins.dynamic_async.model.periods",
     "round_tags": "fulgurite.plugins.dynamic_async.model.tags",
     "simulate": "fulgurite.plugins.dynamic_async.model.simulation",
@@ -62,9 +68,12 @@ __all__ = [
     "ScheduleError",
     "TraceError",
     "adversarial_schedule",
+    "barrier_time",
     "certify",
     "delta",
+    "durations",
     "fair_schedule",
+    "free_time",
     "pseudocycles",
     "round_tags",
     "simulate",

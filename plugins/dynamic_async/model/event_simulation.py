@@ -85,7 +85,16 @@ def barrier_time(
         ScheduleError: ``takes`` was used up before.
     """
     kernel, target = _checked(map, takes, goal)
-    rounds = _rounds(kernel.evaluate, kernel.arrays, *_parts(kernel), target, tolerance, takes.shape[1])
+    rounds = _rounds(
+        kernel.evaluate,
+        kernel.arrays,
+        kernel.indptr,
+        kernel.indices,
+        kernel.initial,
+        target,
+        tolerance,
+        takes.shape[1],
+    )
     if rounds < 0:
         raise _used_up(takes, tolerance)
     time = float(takes[:, :rounds].max(axis=0).sum() + latency * rounds)
@@ -132,15 +141,20 @@ def free_time(
     kernel, target = _checked(map, takes, goal)
     begin = np.random.default_rng(seed).random(len(takes)) * takes[:, 0]
     time, evaluations = _events(
-        kernel.evaluate, kernel.arrays, *_parts(kernel), target, tolerance, takes, begin, float(latency)
+        kernel.evaluate,
+        kernel.arrays,
+        kernel.indptr,
+        kernel.indices,
+        kernel.initial,
+        target,
+        tolerance,
+        takes,
+        begin,
+        float(latency),
     )
     if evaluations < 0:
         raise _used_up(takes, tolerance)
     return Arrival(float(time), int(evaluations))
-
-
-def _parts(kernel: Kernel) -> tuple[Any, ...]:
-    return kernel.indptr, kernel.indices, kernel.initial
 
 
 def _checked(map: DynamicMap, takes: NDArray[np.float64], goal: ArrayLike) -> tuple[Kernel, NDArray[np.float64]]:

@@ -74,7 +74,10 @@ class Schedule(ABC):
         return oldest_on(self.reads_on(indptr, indices), indptr)
 
     def compiled(self, indptr: NDArray[np.int64], indices: NDArray[np.int64]) -> CompiledSchedule | None:
-        """Compiled code for a map that reads over these links; None: :func:`simulate` asks the methods above."""
+        """Compiled code for a map that reads over these links; None: :func:`simulate` asks the methods above.
+
+        It must tell what they tell: a subclass that changes one of them changes this too.
+        """
         return None
 
     def validate(self) -> None:

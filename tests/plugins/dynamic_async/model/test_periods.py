@@ -2,6 +2,7 @@
 
 import inspect
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -50,7 +51,7 @@ def check(count, schedule):
     found = count(schedule)
     assert all(is_pseudocycle(schedule, cycle.start, cycle.end) for cycle in found)
     assert all(schedule.epoch(cycle.start) == cycle.epoch for cycle in found)
-    for one, next_ in zip(found, found[1:], strict=False):
+    for one, next_ in pairwise(found):
         assert next_.start == one.end if next_.epoch == one.epoch else next_.start > one.end
     assert periods.pseudocycles_by_epoch(found) == most(schedule)
 

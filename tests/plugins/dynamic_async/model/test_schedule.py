@@ -79,7 +79,7 @@ def test_masks_of_another_shape_or_type(kind):
         checked(kind, active, reads, epochs, participants[:, :2])
     with pytest.raises(ScheduleError, match="bools"):
         checked(kind, active, reads, epochs, participants.astype(int))
-    with pytest.raises(ScheduleError, match="active.*bools"):
+    with pytest.raises(ScheduleError, match=r"active.*bools"):
         checked(kind, active.astype(float), reads, epochs, participants)
 
 
