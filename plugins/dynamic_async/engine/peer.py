@@ -193,6 +193,7 @@ class Peer:
 
     def stop(self) -> None:
         """Say that the iteration is over; everybody who hears it says so too."""
+        self._transport.wake()
         with self._lock:
             self._members.stopped = self._unsaid = True
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fulgurite.plugins.dynamic_async.model.dynamic_map import Array, DynamicMap, Participants
 from fulgurite.plugins.dynamic_async.model.errors import TraceError
 from fulgurite.plugins.dynamic_async.model.schedule import Schedule
-from fulgurite.plugins.dynamic_async.model.simulation import simulate
+from fulgurite.plugins.dynamic_async.model.simulation import Recording, simulate
 from fulgurite.plugins.files import replacing
 
 FORMAT = "fulgurite dynamic_async trace 1"
@@ -275,7 +275,8 @@ def replay(trace: Trace, map: DynamicMap) -> list[Array]:
             "replay it with the map that was recorded"
         )
     schedule = trace.schedule()
-    history = simulate(ViewedMap(map, trace), schedule, joins=trace.joins(), record=("history",)).history
+    record: tuple[Recording, ...] = ("history",)
+    history = simulate(ViewedMap(map, trace), schedule, joins=trace.joins(), record=record).history
     assert history is not None
     for tick, (event, i) in enumerate(zip(trace.event.tolist(), trace.participant.tolist(), strict=True), start=1):
         if event != Event.LEAVE and value_hash(history[tick][i]) != trace.hashes[tick - 1].tobytes():
