@@ -16,7 +16,7 @@ WeightCell = Literal["lstm", "gru"]
 _MEMORY = 1000
 
 
-class _EvolvingLayer(DynamicLayer):
+class EvolvingLayer(DynamicLayer):
     """What both forms share: the weight before the first step, and a convolution with a weight a step."""
 
     coupling: ClassVar[Coupling] = "weights"
@@ -40,7 +40,7 @@ class _EvolvingLayer(DynamicLayer):
         return super().extra_repr() + ("" if self.activation else ", activation=False")
 
 
-class EvolveGCNOLayer(_EvolvingLayer):
+class EvolveGCNOLayer(EvolvingLayer):
     r"""A layer of EvolveGCN-O: the weight of a graph convolution is the state of a recurrence of its own.
 
     A. Pareja et al., "EvolveGCN: Evolving Graph Convolutional Networks for Dynamic Graphs",
@@ -115,17 +115,17 @@ class EvolveGCNOLayer(_EvolvingLayer):
         return f"{super().extra_repr()}, cell={self.cell}"
 
 
-class EvolveGCNHLayer(_EvolvingLayer):
+class EvolveGCNHLayer(EvolvingLayer):
     r"""A layer of EvolveGCN-H: a GRU changes the weight, fed with the vertices that score highest.
 
     A. Pareja et al., "EvolveGCN: Evolving Graph Convolutional Networks for Dynamic Graphs",
     `arXiv:1902.10191 <https://arxiv.org/abs/1902.10191>`__:
 
     .. math::
-        s_t = X_t p / \|p\|, \qquad Q_t = (X_t \circ s_t)_{\mathrm{top}\,k}^T, \qquad
+        s_t = X_t p / \|p\|, \qquad Q_t = (X_t \circ \tanh s_t)_{\mathrm{top}\,k}^T, \qquad
         W_t = \mathrm{GRU}(Q_t, W_{t-1}), \qquad Y_t = \mathrm{relu}(\tilde A_t X_t W_t),
 
-    with k = F', the columns of W. Of equal scores the lower vertex comes first. Ranks send one another the summaries
+    with k = F', the columns of W. Of equal scores the lower vertex comes first; p begins without negative numbers. Ranks send one another the summaries
     :math:`Q_t`, F·F' numbers a step, and each runs the whole recurrence.
 
     Args:
@@ -159,7 +159,9 @@ class EvolveGCNHLayer(_EvolvingLayer):
     ) -> None:
         super().__init__(in_channels, out_channels, activation=activation, backend=backend)
         self.score = nn.Parameter(torch.empty(in_channels))
-        nn.init.uniform_(self.score, -(in_channels**-0.5), in_channels**-0.5)
+        # The paper's code draws either sign. But degrees and what a relu gives are not negative, and with weights below
+        # zero those that score highest are vertices of zeros: nothing would feed the GRU, and no gradient reach p.
+        nn.init.uniform_(self.score, 0, in_channels**-0.5)
         self.recurrence = nn.GRUCell(in_channels, in_channels)
         _remember(self.recurrence)
 
@@ -168,7 +170,7 @@ class EvolveGCNHLayer(_EvolvingLayer):
         return (self.initial_weight,)
 
     def summaries(self, x: Tensor) -> Tensor:
-        """The rows (t, F', F) of features (t, N, F) that score highest, each times its score."""
+        """The rows (t, F', F) of features (t, N, F) that score highest, each times tanh of its score."""
         vertices = x.shape[1]
         if vertices < self.out_channels:
             raise ValueError(
@@ -177,7 +179,7 @@ class EvolveGCNHLayer(_EvolvingLayer):
             )
         chosen = top_vertices(x.detach(), self.score.detach(), self.out_channels)
         rows = x.gather(1, chosen[:, :, None].expand(-1, -1, x.shape[2]))
-        return rows * (rows @ (self.score / self.score.norm()))[:, :, None]
+        return rows * (rows @ (self.score / self.score.norm())).tanh()[:, :, None]
 
     def temporal(self, summaries: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         """The weights (T, F, F') of the steps of summaries (T, F', F), and the carry after them."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fulgurite.models.dynamic_gnn.baselines import GCNLayer, VertexLayer, VertexLSTMLayer
-from fulgurite.models.dynamic_gnn.evolve_gcn import EvolveGCNHLayer, EvolveGCNOLayer, WeightCell
+from fulgurite.models.dynamic_gnn.evolve_gcn import EvolveGCNHLayer, EvolveGCNOLayer, EvolvingLayer, WeightCell
 from fulgurite.models.dynamic_gnn.gconv_gru import GConvGRULayer
 from fulgurite.models.dynamic_gnn.layer import Carry, Coupling, DynamicLayer
 from fulgurite.models.dynamic_gnn.propagate import Backend
@@ -236,7 +236,8 @@ class TMGCN(DynamicNetwork):
 
 
 class EvolveGCNO(DynamicNetwork):
-    """EvolveGCN-O: :class:`~fulgurite.models.dynamic_gnn.evolve_gcn.EvolveGCNOLayer` on one another.
+    """EvolveGCN-O: :class:`~fulgurite.models.dynamic_gnn.evolve_gcn.EvolveGCNOLayer` on one another, the last one
+    linear.
 
     Args:
         in_channels: F of the timeline.
@@ -260,13 +261,13 @@ class EvolveGCNO(DynamicNetwork):
         cell: WeightCell = "lstm",
         backend: Backend = "auto",
     ) -> None:
-        super().__init__(
-            _stack(in_channels, hidden_channels, lambda f, g: EvolveGCNOLayer(f, g, cell=cell, backend=backend))
-        )
+        layers = _stack(in_channels, hidden_channels, lambda f, g: EvolveGCNOLayer(f, g, cell=cell, backend=backend))
+        super().__init__(_last_linear(layers))
 
 
 class EvolveGCNH(DynamicNetwork):
-    """EvolveGCN-H: :class:`~fulgurite.models.dynamic_gnn.evolve_gcn.EvolveGCNHLayer` on one another.
+    """EvolveGCN-H: :class:`~fulgurite.models.dynamic_gnn.evolve_gcn.EvolveGCNHLayer` on one another, the last one
+    linear.
 
     Args:
         in_channels: F of the timeline.
@@ -282,7 +283,8 @@ class EvolveGCNH(DynamicNetwork):
     """
 
     def __init__(self, in_channels: int, hidden_channels: Sequence[int] = (6, 6), *, backend: Backend = "auto") -> None:
-        super().__init__(_stack(in_channels, hidden_channels, lambda f, g: EvolveGCNHLayer(f, g, backend=backend)))
+        layers = _stack(in_channels, hidden_channels, lambda f, g: EvolveGCNHLayer(f, g, backend=backend))
+        super().__init__(_last_linear(layers))
 
 
 class GConvGRU(DynamicNetwork):
@@ -367,6 +369,6 @@ def _stack(in_channels: int, hidden_channels: Sequence[int], make: _LayerMaker) 
 
 def _last_linear(layers: list[DynamicLayer]) -> list[DynamicLayer]:
     for layer in layers[-1:]:
-        if isinstance(layer, GCNLayer | VertexLayer):
+        if isinstance(layer, GCNLayer | VertexLayer | EvolvingLayer):
             layer.activation = False
     return layers

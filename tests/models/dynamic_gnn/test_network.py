@@ -135,7 +135,7 @@ def reference_evolve_o(network, adjacency, x):
                 i, g, n, o = (h @ cell.weight_ih.T + h @ cell.weight_hh.T + cell.bias_ih + cell.bias_hh).chunk(4, 1)
                 c = sigmoid(g) * c + sigmoid(i) * n.tanh()
                 h = sigmoid(o) * c.tanh()
-            rows.append((a @ f @ h.T).relu())
+            rows.append(a @ f @ h.T if layer is network.layers[-1] else (a @ f @ h.T).relu())
         x = torch.stack(rows)
     return x
 
@@ -147,8 +147,8 @@ def reference_evolve_h(network, adjacency, x):
         for a, f in zip(adjacency, x, strict=True):
             s = f @ layer.score / layer.score.norm()
             best = sorted(range(len(s)), key=lambda v, s=s: (-s[v].item(), v))[: layer.out_channels]
-            w = loop_gru_cell(f[best] * s[best, None], w, layer.recurrence)
-            rows.append((a @ f @ w.T).relu())
+            w = loop_gru_cell(f[best] * s[best, None].tanh(), w, layer.recurrence)
+            rows.append(a @ f @ w.T if layer is network.layers[-1] else (a @ f @ w.T).relu())
         x = torch.stack(rows)
     return x
 
