@@ -19,6 +19,7 @@ from fulgurite.plugins.dynamic_async.model.errors import MapError
 from fulgurite.plugins.dynamic_async.model.exact import EXACT_ENTRIES, exact_factors, float_above
 
 View = tuple[int, Participants]
+_UNEVEN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,14 @@ def find_contraction(
         candidates = weight_candidates(csr_array(greatest))
     if (suggested := map.suggested_weights()) is not None:
         candidates.insert(0, np.asarray(suggested, dtype=np.float64) / np.max(suggested))
-    best: tuple[float, Contraction] | None = None
-    for weights in candidates:
-        gamma = _factor(map, views, matrices, weights, exact)
-        rounds = _rounds(gamma, 1.0 / (eps * float(weights.min())))
-        if best is None or (rounds, gamma) < (best[0], best[1].gamma):
-            best = (rounds, Contraction(gamma, weights, matrices))
-    assert best is not None
-    return best[1]
+    found = [Contraction(_factor(map, views, matrices, weights, exact), weights, matrices) for weights in candidates]
+
+    def cost(one: Contraction) -> tuple[bool, bool, float, float]:
+        # Uneven weights magnify the evaluations' rounding, so that they are for where nothing else contracts.
+        least = float(one.weights.min())
+        return one.gamma >= 1.0, least < _UNEVEN, _rounds(one.gamma, 1.0 / (eps * least)), one.gamma
+
+    return min(found, key=cost)
 
 
 def _factor(
