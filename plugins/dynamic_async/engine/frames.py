@@ -152,9 +152,9 @@ class Codec:
             address, *others = [reader.text() for _ in range(addresses + 1)]
             note = _parsed_note(reader.take(note_bytes))
             rows = [reader.row() for _ in range(blocks)]
-            return Bulletin(
-                peer, sequence, address, tuple(others), stop, tuple(reader.block(*row) for row in rows), note
-            )
+            read = tuple(reader.block(*row) for row in rows)
+            reader.end()
+            return Bulletin(peer, sequence, address, tuple(others), stop, read, note)
         except FrameError:
             raise
         except (struct.error, ValueError) as error:
@@ -177,7 +177,10 @@ class Codec:
         """
         *_, view = self._opened(_HELLO, frame, MAX_HELLO_BYTES)
         try:
-            return _Reader(view).text()
+            reader = _Reader(view)
+            address = reader.text()
+            reader.end()
+            return address
         except (struct.error, UnicodeDecodeError) as error:
             raise FrameError("content", "an authentic greeting without an address") from error
 
@@ -260,6 +263,10 @@ class _Reader:
         self.position = end
         return part
 
+    def end(self) -> None:
+        if self.position != len(self.view):
+            raise struct.error
+
     def text(self) -> str:
         (length,) = struct.unpack("<H", self.take(2))
         if length > MAX_ADDRESS_BYTES:
@@ -281,8 +288,6 @@ class _Reader:
         raw = self.take(math.prod(shape) * dtype.itemsize)
         value: NDArray[Any]
         if not raw:
-            if any(length > MAX_FRAME_BYTES for length in shape):
-                raise struct.error
             value = np.empty(shape, dtype=dtype.newbyteorder("="))
         elif dtype == np.bool_:
             value = (np.frombuffer(raw, dtype=np.uint8) != 0).reshape(shape)  # other bytes than 0 and 1 are no bool

@@ -81,8 +81,12 @@ def test_whole_there_and_back(said):
         assert got.value.flags.owndata or got.value.base.flags.owndata
 
 
-def test_a_view_that_is_not_contiguous_is_sent_as_it_reads():
-    value = np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1)[::2]
+@pytest.mark.parametrize(
+    "value",
+    [np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1)[::2], np.arange(6.0)[::-2], np.broadcast_to(1.5, (3, 2))],
+    ids=["transposed", "strided", "broadcast"],
+)
+def test_a_view_that_is_not_contiguous_is_sent_as_it_reads(value):
     block = Block(0, Incarnation(1, 1), 0, 0, 0, value)
     np.testing.assert_array_equal(CODEC.decode(CODEC.encode(bulletin(blocks=(block,)))).blocks[0].value, value)
 
@@ -187,6 +191,16 @@ def test_an_authentic_frame_that_makes_no_sense_is_refused_cheaply(data):
     except FrameError:
         return
     assert sum(block.value.nbytes for block in heard.blocks) <= len(frame)
+
+
+@pytest.mark.parametrize("length", [0, 3, 5, 200, 257, 65535])
+@pytest.mark.parametrize("greeting", [False, True])
+def test_a_text_of_another_length_than_it_has_is_refused(length, greeting):
+    frame = CODEC.encode_hello("abcd") if greeting else CODEC.encode(bulletin(address="abcd", blocks=(), note={}))
+    changed = remade(frame.replace(b"\x04\x00abcd", struct.pack("<H", length) + b"abcd"))
+    with pytest.raises(FrameError) as caught:
+        CODEC.decode_hello(changed) if greeting else CODEC.decode(changed)
+    assert caught.value.reason == "content"
 
 
 @pytest.mark.parametrize("shape", [(2**63, 2), (2**40, 2**40), (2**62, 0), (2**27, 2**27, 2**27, 0)])
