@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from fulgurite.plugins.dynamic_async.maps.affine import AffineMap as AffineMap
     from fulgurite.plugins.dynamic_async.maps.anchored import AnchoredMap as AnchoredMap
     from fulgurite.plugins.dynamic_async.maps.anchored import complete_weights as complete_weights
+    from fulgurite.plugins.dynamic_async.maps.block_affine import BlockAffineMap as BlockAffineMap
+    from fulgurite.plugins.dynamic_async.maps.block_affine import damped_walk as damped_walk
     from fulgurite.plugins.dynamic_async.maps.curvature import objective_bounds as objective_bounds
     from fulgurite.plugins.dynamic_async.maps.implicit_graph import ImplicitGraphMap as ImplicitGraphMap
     from fulgurite.plugins.dynamic_async.maps.losses import LogisticLoss as LogisticLoss
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AffineMap": "fulgurite.plugins.dynamic_async.maps.affine",
     "AnchoredMap": "fulgurite.plugins.dynamic_async.maps.anchored",
+    "BlockAffineMap": "fulgurite.plugins.dynamic_async.maps.block_affine",
     "ImplicitGraphMap": "fulgurite.plugins.dynamic_async.maps.implicit_graph",
     "LogisticLoss": "fulgurite.plugins.dynamic_async.maps.losses",
     "PageRankMap": "fulgurite.plugins.dynamic_async.maps.page_rank",
@@ -25,11 +28,13 @@ _HOMES = {
     "SoftmaxLoss": "fulgurite.plugins.dynamic_async.maps.losses",
     "ValueIterationMap": "fulgurite.plugins.dynamic_async.maps.value_iteration",
     "complete_weights": "fulgurite.plugins.dynamic_async.maps.anchored",
+    "damped_walk": "fulgurite.plugins.dynamic_async.maps.block_affine",
     "objective_bounds": "fulgurite.plugins.dynamic_async.maps.curvature",
 }
 __all__ = [
     "AffineMap",
     "AnchoredMap",
+    "BlockAffineMap",
     "ImplicitGraphMap",
     "LogisticLoss",
     "PageRankMap",
@@ -37,6 +42,7 @@ __all__ = [
     "SoftmaxLoss",
     "ValueIterationMap",
     "complete_weights",
+    "damped_walk",
     "objective_bounds",
 ]
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fulgurite.plugins.dynamic_async.model.simulation import simulate as simulate
     from fulgurite.plugins.dynamic_async.model.state_function import delta as delta
     from fulgurite.plugins.dynamic_async.model.tags import round_tags as round_tags
+    from fulgurite.plugins.dynamic_async.model.trace import Trace as Trace
+    from fulgurite.plugins.dynamic_async.model.trace import replay as replay
 
 _HOMES = {
     "Adversary": "fulgurite.plugins.dynamic_async.model.adversary",
@@ -41,6 +43,7 @@ _HOMES = {
     "Run": "fulgurite.plugins.dynamic_async.model.simulation",
     "Schedule": "fulgurite.plugins.dynamic_async.model.schedule",
     "ScheduleError": "fulgurite.plugins.dynamic_async.model.errors",
+    "Trace": "fulgurite.plugins.dynamic_async.model.trace",
     "TraceError": "fulgurite.plugins.dynamic_async.model.errors",
     "adversarial_schedule": "fulgurite.plugins.dynamic_async.model.generators",
     "barrier_time": "fulgurite.plugins.dynamic_async.model.event_simulation",
@@ -50,6 +53,7 @@ _HOMES = {
     "fair_schedule": "fulgurite.plugins.dynamic_async.model.generators",
     "free_time": "fulgurite.plugins.dynamic_async.model.event_simulation",
     "pseudocycles": "fulgurite.plugins.dynamic_async.model.periods",
+    "replay": "fulgurite.plugins.dynamic_async.model.trace",
     "round_tags": "fulgurite.plugins.dynamic_async.model.tags",
     "simulate": "fulgurite.plugins.dynamic_async.model.simulation",
 }
@@ -66,6 +70,7 @@ __all__ = [
     "Run",
     "Schedule",
     "ScheduleError",
+    "Trace",
     "TraceError",
     "adversarial_schedule",
     "barrier_time",
@@ -75,6 +80,7 @@ __all__ = [
     "fair_schedule",
     "free_time",
     "pseudocycles",
+    "replay",
     "round_tags",
     "simulate",
 ]

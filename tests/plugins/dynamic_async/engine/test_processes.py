@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+
 from fulgurite.plugins.dynamic_async.engine.merge import merge
 from fulgurite.plugins.dynamic_async.engine.residual import error_bound
 from fulgurite.plugins.dynamic_async.engine.worker import Work
