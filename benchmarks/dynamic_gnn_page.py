@@ -160,16 +160,17 @@ def _modes(found: dict[str, Any]) -> list[str]:
             mode,
             f"{row['seconds'] * 1e3:,.1f}",
             _megabytes(row["bytes"]),
-            f"{row['copy'] * 1e3:,.1f}" if row["copy"] else "–",
+            *(f"{row[name] * 1e3:,.1f}" if row["copy"] else "–" for name in ("copy", "waited")),
             "–" if row["hidden"] is None else f"**{row['hidden']:.0%}**",
             _megabytes(row["peak"]),
         )
         for mode, row in found["rows"].items()
     ]
-    head = ("on the GPU", "epoch, ms", "MB sent, an epoch", "sent and built alone, ms", "hidden", "peak, MB")
+    head = ("on the GPU", "epoch, ms", "MB sent, an epoch", "copies, ms", "waited for, ms", "hidden", "peak, MB")
     return [
         f"### Modes of transfer on the GPU, {found['model']}",
-        f"{found['title']}, {found['blocks']} blocks, each asked for twice in an epoch (forward and the re-run).",
+        f"{found['title']}, {found['blocks']} blocks, each asked for twice in an epoch (forward and the re-run). "
+        "Copies and waits by CUDA events on the copying and the computing stream; what is not waited for is hidden.",
         markdown(head, rows),
     ]
 

@@ -55,7 +55,9 @@ def measure(quick: bool) -> dict[str, Any]:
                 rows.append({"data": name, "symmetrised": symmetrise, "window": window} | row)
                 print("transfer", rows[-1], flush=True)
     modes = None
-    if torch.cuda.is_available():
+    if not torch.cuda.is_available():
+        print("transfer: modes on a GPU, and the share of a transfer that is hidden: not run: no GPU", flush=True)
+    else:
         modes = measure_modes(torch.device("cuda"), Size(100_000, 100, 6, 100_000, window=20), blocks=10)
     return {"rows": rows, "sizes": sizes, "absent": absent, "modes": modes}
 

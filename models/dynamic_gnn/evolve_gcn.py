@@ -125,8 +125,8 @@ class EvolveGCNHLayer(EvolvingLayer):
         s_t = X_t p / \|p\|, \qquad Q_t = (X_t \circ \tanh s_t)_{\mathrm{top}\,k}^T, \qquad
         W_t = \mathrm{GRU}(Q_t, W_{t-1}), \qquad Y_t = \mathrm{relu}(\tilde A_t X_t W_t),
 
-    with k = F', the columns of W. Of equal scores the lower vertex comes first; p begins without negative numbers. Ranks send one another the summaries
-    :math:`Q_t`, F·F' numbers a step, and each runs the whole recurrence.
+    with k = F', the columns of W. Of equal scores the lower vertex comes first; p begins without negative numbers.
+    Ranks send one another the summaries :math:`Q_t`, F·F' numbers a step, and each runs the whole recurrence.
 
     Args:
         in_channels: F.

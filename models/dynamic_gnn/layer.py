@@ -21,7 +21,8 @@ class DynamicLayer(nn.Module):
     A layer has a spatial phase inside each snapshot and a temporal phase along each vertex's timeline, after
     V. T. Chakaravarthy et al., "Efficient Scaling of Dynamic Graph Neural Networks",
     `arXiv:2109.07893 <https://arxiv.org/abs/2109.07893>`__. What a rank needs from others goes through the block's
-    exchange; in one process that is the identity.
+    exchange; in one process that is the identity. A timeline's first block is given :meth:`initial_carry`, so that
+    nothing is remembered from one timeline to the next.
 
     Args:
         in_channels: F of the input.

@@ -25,6 +25,9 @@ _LayerMaker = Callable[[int, int], DynamicLayer]
 class DynamicNetwork(nn.Module):
     """A stack of layers over a timeline of graphs, whose memory is handed in and out.
 
+    Nothing is remembered from one timeline to the next: states, hidden frames of a window and weights that evolve begin
+    anew with each (:meth:`initial_carry`), and are carried from block to block inside it.
+
     Args:
         layers: first to last; each takes the channels that the one before gives.
 
@@ -196,7 +199,7 @@ class TMGCN(DynamicNetwork):
     Args:
         in_channels: F of the timeline, which has ``m_window`` = window.
         hidden_channels: of each layer; the last one's are those of the embeddings.
-        window: w of the M-product.
+        window: w of the M-product; windows over hidden frames restart with each timeline.
         mix_hidden: multiply by M before every layer but the first, whose input comes multiplied.
         mix_output: multiply the embeddings by M too.
         backend: of the neighbour sums, see :func:`~fulgurite.models.dynamic_gnn.propagate.propagate`.
@@ -236,8 +239,7 @@ class TMGCN(DynamicNetwork):
 
 
 class EvolveGCNO(DynamicNetwork):
-    """EvolveGCN-O: :class:`~fulgurite.models.dynamic_gnn.evolve_gcn.EvolveGCNOLayer` on one another, the last one
-    linear.
+    """EvolveGCN-O: :class:`~fulgurite.models.dynamic_gnn.evolve_gcn.EvolveGCNOLayer`, the last one linear.
 
     Args:
         in_channels: F of the timeline.
@@ -266,8 +268,7 @@ class EvolveGCNO(DynamicNetwork):
 
 
 class EvolveGCNH(DynamicNetwork):
-    """EvolveGCN-H: :class:`~fulgurite.models.dynamic_gnn.evolve_gcn.EvolveGCNHLayer` on one another, the last one
-    linear.
+    """EvolveGCN-H: :class:`~fulgurite.models.dynamic_gnn.evolve_gcn.EvolveGCNHLayer`, the last one linear.
 
     Args:
         in_channels: F of the timeline.

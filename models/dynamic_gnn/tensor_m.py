@@ -25,13 +25,15 @@ class TMGCNLayer(DynamicLayer):
         Y_t = f(\tilde A^M_t (M X)_t W), \qquad
         (M X)_t = \sum_{k < \min(t + 1, w)} \frac{X_{t-k}}{\min(t + 1, w)},
 
-    without the inverse of M. A timeline with ``m_window`` = w brings :math:`\tilde A^M`, and its features mixed. Over
-    several ranks the frames before a rank's own are fetched, or vertices redistributed, whichever moves less.
+    without the inverse of M. A timeline with ``m_window`` = w brings :math:`\tilde A^M`, and its features mixed, with
+    what was before its first step where it holds that history. Windows over hidden frames restart with each timeline:
+    its first frame is averaged with none before. Over several ranks the frames before a rank's own are fetched, or
+    vertices redistributed, whichever moves less.
 
     Args:
         in_channels: F.
         out_channels: F'.
-        window: w.
+        window: w; of hidden frames it reaches back to the first step of the timeline at hand.
         activation: f, ``"selu"`` or ``"none"``.
         mix_input: multiply the input by M; the timeline's own features come mixed and are left as they are.
         mix_output: multiply the output by M too.

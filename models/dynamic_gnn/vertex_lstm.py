@@ -1,7 +1,5 @@
 """torch's LSTM of one layer as a module that ``torch.compile`` takes into a graph."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +36,7 @@ class VertexLSTM(nn.Module):
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run over all steps."""
         h, c = state
-        weights = [*self.parameters()]
+        weights: list[Tensor] = [*self.parameters()]
         if torch.compiler.is_compiling():
             bias = torch.stack(weights[2:]).sum(0)[:, None]
             hidden, cell = plain_lstm(x, h[0], c[0], torch.cat([*weights[:2], bias], dim=1))
@@ -47,9 +45,7 @@ class VertexLSTM(nn.Module):
             # As cuDNN wants them, else it warns: one behind the other in one piece of memory.
             parts = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
             weights = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
-        hidden, h, c = cast(
-            "tuple[Tensor, Tensor, Tensor]", torch.lstm(x, (h, c), weights, True, 1, 0.0, True, False, False)
-        )
+        hidden, h, c = torch.lstm(x, (h, c), weights, True, 1, 0.0, True, False, False)
         return hidden, (h, c)
 
     def extra_repr(self) -> str:

@@ -17,6 +17,8 @@ def trailing_mean(frames: Tensor, window: int, steps: int) -> Tensor:
     "Dynamic Graph Convolutional Networks Using the Tensor M-Product",
     `arXiv:1910.07643 <https://arxiv.org/abs/1910.07643>`__.
 
+    Frames before the first one given do not count: a timeline's hidden windows restart with it.
+
     Args:
         frames: (H + T, …), H = min(w − 1, steps before the first of the T).
         window: w ≥ 1.

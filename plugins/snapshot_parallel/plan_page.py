@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from fulgurite.plugins.files import replacing, write_text
@@ -122,6 +123,7 @@ def picture(plan: Plan) -> Figure:
             axis.axvspan(place - 0.46, place + 0.46, color=_CHOSEN, alpha=0.13, linewidth=0, zorder=0)
     _draw_times(upper, plan)
     _draw_memory(lower, plan)
+    figure.align_ylabels()
     lower.set_xlabel("ranks (the recommended number is shaded)")
     return figure
 
@@ -146,6 +148,7 @@ def _draw_times(axis: Axes, plan: Plan) -> None:
             ha="center",
             color=INK,
             fontsize=8.5,
+            path_effects=[withStroke(linewidth=3, foreground="#ffffff")],  # where the dotted line runs behind
         )
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))

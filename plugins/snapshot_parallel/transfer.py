@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 _ALIGNED = 64
 """Bytes: every tensor of a package begins at a multiple, so that it can be viewed as its own type."""
+
+
+class _TimedEvent(Protocol):
+    def elapsed_time(self, end: object, /) -> float:
+        """Milliseconds to a later one."""
+        ...
+
+
+@dataclass
+class CopyTimes:
+    """How long copies took on their stream, and how long the stream that uses them stood still for them.
+
+    Attributes:
+        copies: events before and after each copy, on the copy stream.
+        waits: events before and after each wait for a copy, on the stream that computes.
+
+    Example:
+        >>> class At(float):
+        ...     def elapsed_time(self, end):
+        ...         return end - self
+        >>> times = CopyTimes([(At(0), At(8))], [(At(6), At(8))])
+        >>> times.copied, times.waited, times.hidden
+        (8.0, 2.0, 0.75)
+    """
+
+    copies: list[tuple[_TimedEvent, _TimedEvent]] = field(default_factory=list)
+    waits: list[tuple[_TimedEvent, _TimedEvent]] = field(default_factory=list)
+
+    @property
+    def copied(self) -> float:
+        """Milliseconds of all copies; to be read when the device is idle."""
+        return sum((start.elapsed_time(end) for start, end in self.copies), 0.0)
+
+    @property
+    def waited(self) -> float:
+        """Milliseconds for which the computing stream waited."""
+        return sum((start.elapsed_time(end) for start, end in self.waits), 0.0)
+
+    @property
+    def hidden(self) -> float | None:
+        """The share of the copies behind which something was computed, or the host was busy; None without copies."""
+        return 1 - self.waited / self.copied if self.copied else None
 
 
 class Arrival:
@@ -20,17 +65,26 @@ class Arrival:
     """
 
     def __init__(
-        self, tensors: list[Tensor], *, buffer: Tensor | None = None, done: torch.cuda.Event | None = None
+        self,
+        tensors: list[Tensor],
+        *,
+        buffer: Tensor | None = None,
+        done: torch.cuda.Event | None = None,
+        times: CopyTimes | None = None,
     ) -> None:
         self._tensors = tensors
         self._buffer = buffer
         self._done = done
+        self._times = times
 
     def take(self) -> list[Tensor]:
         """The tensors, in the order in which they were sent."""
         if self._done is not None and self._buffer is not None:
             stream = torch.cuda.current_stream(self._buffer.device)
+            before = _recorded(stream) if self._times is not None else None
             stream.wait_event(self._done)
+            if self._times is not None and before is not None:
+                self._times.waits.append((before, _recorded(stream)))
             self._buffer.record_stream(stream)
         return self._tensors
 
@@ -41,6 +95,9 @@ class PinnedRing:
     Args:
         device: the CUDA device that they feed.
         slots: how many; with two, one is filled while the other is copied.
+
+    Attributes:
+        times: where copies are timed, or None.
     """
 
     def __init__(self, device: torch.device, *, slots: int = 2) -> None:
@@ -49,6 +106,7 @@ class PinnedRing:
         self._buffers = [torch.empty(0, dtype=torch.uint8) for _ in range(slots)]
         self._done: list[torch.cuda.Event | None] = [None] * slots
         self._next = 0
+        self.times: CopyTimes | None = None
 
     @property
     def nbytes(self) -> int:
@@ -70,12 +128,21 @@ class PinnedRing:
         for tensor, place in zip(tensors, places, strict=True):
             view(staged, tensor, place).copy_(tensor)
         with torch.cuda.stream(self._stream):
+            before = _recorded(self._stream) if self.times is not None else None
             arrived = staged.to(self._device, non_blocking=True)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event(enable_timing=self.times is not None)
             done.record(self._stream)
+        if self.times is not None and before is not None:
+            self.times.copies.append((before, done))
         self._done[slot] = done
         there = [view(arrived, tensor, place) for tensor, place in zip(tensors, places, strict=True)]
-        return Arrival(there, buffer=arrived, done=done)
+        return Arrival(there, buffer=arrived, done=done, times=self.times)
+
+
+def _recorded(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(stream)
+    return event
 
 
 def view(buffer: Tensor, like: Tensor, place: int) -> Tensor:
@@ -130,6 +197,19 @@ class Transfer:
         if self._ring is not None and not any(away):
             return self._ring.send([tensor for _, tensor in tensors])
         return Arrival([tensor.to(self.device) for _, tensor in tensors])
+
+    @contextmanager
+    def timed(self) -> Iterator[CopyTimes]:
+        """Inside, copies and waits for them are timed by CUDA events; nothing is copied to a CPU, nor timed."""
+        times = CopyTimes()
+        if self._ring is None:
+            yield times
+            return
+        outer, self._ring.times = self._ring.times, times
+        try:
+            yield times
+        finally:
+            self._ring.times = outer
 
     def reset(self) -> None:
         """Count from zero."""

@@ -122,3 +122,24 @@ def test_a_gpu_is_sent_the_same_bytes_and_builds_the_same_graphs(level, symmetri
         peak.append(torch.cuda.memory_allocated())
         assert here.bytes == there.bytes, epoch
     assert len(set(peak[2:])) == 1, "memory is flat"
+
+
+def test_nothing_is_timed_where_nothing_is_copied():
+    transfer = Transfer("cpu")
+    with transfer.timed() as times:
+        transfer.send([("targets", torch.zeros(3))]).take()
+    assert (times.copies, times.waits, times.hidden) == ([], [], None)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_copies_and_waits_are_timed_on_their_streams():
+    transfer = Transfer("cuda")
+    with transfer.timed() as times:
+        transfer.send([("features", torch.zeros(1_000_000))]).take()
+    transfer.send([("features", torch.zeros(1_000_000))]).take()
+    torch.cuda.synchronize()
+    assert (len(times.copies), len(times.waits)) == (1, 1)
+    assert times.copied > 0
+    assert times.hidden is not None
+    assert times.hidden <= 1
