@@ -54,6 +54,11 @@ class ShardFacts:
             return None
         return cls(loss, _RESIDUAL[loss] * spread + decay * centre, spread, rows)
 
+    def greatest(self, other: ShardFacts) -> ShardFacts:
+        """What covers both of two observations of a shard."""
+        slope, spread = max(self.slope, other.slope), max(self.spread, other.spread)
+        return ShardFacts(self.loss, slope, spread, max(self.rows, other.rows))
+
 
 class _StatedLoss(Loss):
     """A loss of which only constants are known: enough for a certificate, not to train."""

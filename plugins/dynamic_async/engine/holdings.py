@@ -31,6 +31,7 @@ class Holdings:
         wanted: as ``shards_wanted`` of :class:`Peer`, like the rest.
         timeout_s: of silence.
         expected_peers: enough to begin with.
+        patience_s: to begin after, in any case.
         recorder: writes down what joins.
         load: values to join with.
         now: seconds awake.
@@ -51,6 +52,7 @@ class Holdings:
         wanted: Collection[int] | None,
         timeout_s: float,
         expected_peers: int | None,
+        patience_s: float,
         recorder: Recorder | None,
         load: Callable[[int], Array | None] | None,
         now: Callable[[], float],
@@ -59,7 +61,7 @@ class Holdings:
         self.released: dict[int, Block] = {}
         self.wanted = None if wanted is None else frozenset(wanted)
         self._map, self._members, self._mailboxes, self._number = map, members, mailboxes, number
-        self._timeout_s, self._expected, self._now = timeout_s, expected_peers, now
+        self._timeout_s, self._expected, self._patience_s, self._now = timeout_s, expected_peers, patience_s, now
         self._recorder, self._load = recorder, load
         self._kinds = [(bottom.shape, bottom.dtype) for bottom in map_bottoms(map)]
 
@@ -109,7 +111,7 @@ class Holdings:
         wanted = {peer: shards for peer, said in live.items() if (shards := wanted_by(said)) is not None}
         if self.wanted is not None:
             wanted[self._number] = self.wanted
-        settled = self._now() >= self._timeout_s or len(live) + 1 >= (self._expected or float("inf"))
+        settled = self._now() >= self._patience_s or len(live) + 1 >= (self._expected or float("inf"))
         given = assign([*live, self._number], hosts, self._map.num_participants, wanted=wanted)
         for i, peer in given.items():
             if peer == self._number and i not in hosts and (i in blocks or (settled and self._is_orphan(i))):

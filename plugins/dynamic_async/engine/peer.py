@@ -76,7 +76,8 @@ class Peer:
         heartbeat_s: at least so often everything is said again.
         timeout_s: who is silent for longer is out of view, and what it hosted is adopted.
         expected_peers: hosting begins once so many peers, this one included, have been heard, at the latest after
-            ``timeout_s``; None: always after ``timeout_s``.
+            ``patience_s``; None: always after that.
+        patience_s: how long to look who is there before hosting what nobody is heard to host; None: the time-out.
         recorder: writes down every value before it is published.
         load: shard -> the value to join with, such as a checkpoint's; where it is or gives None, a shard continues
             from what its former host released, else from ``map.initial``.
@@ -116,6 +117,7 @@ class Peer:
         heartbeat_s: float = 0.2,
         timeout_s: float = 1.0,
         expected_peers: int | None = None,
+        patience_s: float | None = None,
         recorder: Recorder | None = None,
         load: Callable[[int], Array | None] | None = None,
         strike: Callable[[], None] | None = None,
@@ -145,7 +147,8 @@ class Peer:
         )
         self._holdings = Holdings(
             map, self._members, self._mailboxes, number=self.number, wanted=shards_wanted, timeout_s=timeout_s,
-            expected_peers=expected_peers, recorder=recorder, load=load, now=lambda: self._clock.now,
+            expected_peers=expected_peers, patience_s=timeout_s if patience_s is None else patience_s,
+            recorder=recorder, load=load, now=lambda: self._clock.now,
         )  # fmt: skip
         self._evaluated: dict[int, object] = {}
         self._sequence, self._next_beat, self._unsaid = 0, 0.0, True

@@ -1,0 +1,77 @@
+"""Who logs and writes checkpoints: the host of the lowest live shard, as far as each process knows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
+
+from fulgurite.plugins.dynamic_async.engine.peer import Peer
+
+_log = logging.getLogger(__name__)
+_NOTE = "log"
+
+
+class Leading:
+    """Whether this process leads, and where the leader before it has logged.
+
+    It is advice, not a lock: for as long as two processes have heard different things, both may log, or neither.
+
+    Args:
+        first: this process leads until shards are hosted.
+
+    Attributes:
+        leads: at the moment.
+    """
+
+    def __init__(self, *, first: bool) -> None:
+        self.leads = first
+        self._versions: dict[str, Any] = {}
+
+    def follow(self, trainer: pl.Trainer, peer: Peer) -> None:
+        """Look who hosts the lowest live shard; take over where it is this process now."""
+        blocks = peer.blocks()
+        if not blocks:
+            return
+        for number, note in peer.notes().items():
+            if number != peer.number and _NOTE in note:
+                self._versions |= json.loads(note[_NOTE])
+        leads = blocks[min(blocks)].incarnation.host == peer.number
+        if leads and not self.leads:
+            self._take_over(trainer)
+        elif self.leads and not leads:
+            _set_rank(1)
+        self.leads = leads
+        if leads and _NOTE not in peer.note:
+            peer.note[_NOTE] = json.dumps({str(k): v for k, v in log_versions(trainer).items()})
+
+    def _take_over(self, trainer: pl.Trainer) -> None:
+        _set_rank(0)
+        adopt_versions(trainer, self._versions)
+        _log.warning("this process logs and writes checkpoints from now on")
+
+
+def _set_rank(rank: int) -> None:
+    # Lightning's loggers write where this is 0.
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+
+
+def log_versions(trainer: pl.Trainer) -> dict[int, int | str]:
+    """Which version each logger writes: of every logger that has one."""
+    found = {}
+    for number, logger in enumerate(trainer.loggers):
+        version = logger.version
+        if isinstance(version, int | str):
+            found[number] = version
+    return found
+
+
+def adopt_versions(trainer: pl.Trainer, versions: dict[str, Any]) -> None:
+    """Let each logger go on in the folder that another process has chosen."""
+    for number, logger in enumerate(trainer.loggers):
+        # Lightning's loggers that number their folders keep the number here, and choose one where there is none.
+        if str(number) in versions and hasattr(logger, "_version"):
+            logger._version = versions[str(number)]

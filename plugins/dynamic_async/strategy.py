@@ -1,0 +1,394 @@
+"""The Lightning strategy: training that goes on while its processes come and go, with a certificate where one holds."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from fulgurite.plugins.dynamic_async.conditions import Obstacle, check_trainer, find_watch
+from fulgurite.plugins.dynamic_async.engine.faults import Faults
+from fulgurite.plugins.dynamic_async.engine.peer import Peer
+from fulgurite.plugins.dynamic_async.flat_parameters import FlatParameters
+from fulgurite.plugins.dynamic_async.joining import Joining
+from fulgurite.plugins.dynamic_async.leading import Leading
+from fulgurite.plugins.dynamic_async.local_peers import own_number
+from fulgurite.plugins.dynamic_async.model.certificate import Certificate
+from fulgurite.plugins.dynamic_async.objective import ObjectiveError, ObjectiveWatch
+from fulgurite.plugins.dynamic_async.shard_checkpoints import ShardCheckpoints
+from fulgurite.plugins.dynamic_async.shard_loader import ShardLoader
+from fulgurite.plugins.dynamic_async.shard_training import ShardTraining
+from fulgurite.plugins.dynamic_async.training_map import Topology, TrainingMap
+
+_log = logging.getLogger(__name__)
+Transport = Literal["zmq", "ray"]
+
+
+class DynamicAsyncStrategy(SingleDeviceStrategy):
+    r"""Trains over fixed data shards that processes host by turns; no barrier, no coordinator, no fixed world.
+
+    The model: Daggitt and Griffin, *Dynamic Asynchronous Iterations*, https://arxiv.org/abs/2012.01686, iterating
+
+    .. math:: x_i \leftarrow x_i - \eta \Big(\nabla f_i(x_i) + \lambda \sum_j w_{ij} (x_i - x_j)\Big)
+
+    over the shards i of the training data (:class:`TrainingMap`), where x_j is whatever was heard of shard j last.
+    Every process is a whole ``fit`` of its own; processes join, leave, die and return while it goes on, the first one
+    too. Shards of the dead are adopted after ``timeout_s``. Where each f_i is strongly convex, the answer depends on
+    the data and on λ alone, not on who hosted what when, and comes with a bound on its error; anywhere else the same
+    code runs, and what it observes is all that is said ("empirical").
+
+    An epoch of the Trainer is ``shards`` evaluations by this process, of whichever shards it hosts. Training ends for
+    everybody once each shard has been evaluated ``max_epochs`` times, or the certified error is below ``eps``, or any
+    process's Trainer stops early. ``max_steps`` and ``max_time`` are this process's own: it leaves, others go on.
+    Validation, test, checkpoints and the module afterwards have the mean of the shards. ``reduce`` and ``broadcast``
+    are the identity: there is nobody to wait for.
+
+    Args:
+        accelerator: as of any strategy; also the next two.
+        checkpoint_io: as of any strategy.
+        precision_plugin: as of any strategy.
+        shards: how many parts the training data are cut into; sample k is in shard ``k % shards``.
+        local_peers: processes on this machine; the first starts the others by the same command.
+        listen: where this peer listens, ``tcp://host:port``; port 0 takes a free one. Beyond this machine a key is due.
+        join: addresses of peers to begin with; any live one will do.
+        run: name of the run, the same on all peers that join it; made up for local peers.
+        transport: ``"zmq"``, or ``"ray"``: mailboxes in named Ray actors.
+        topology: ``"complete"``: each shard is drawn to the mean of the others; ``"star"``: to a server's mean.
+        lam: λ, how strongly.
+        heartbeat_s: at least so often a peer speaks.
+        timeout_s: who is silent for longer is taken for dead; 4 heartbeats by default.
+        wait_s: at the start, wait for all ``local_peers`` for so long at most.
+        eps: stop once the certified error ‖x − x*‖ of every shard is below this.
+        certify: ``"require"`` refuses to train without a certificate, ``"report"`` says what it is.
+        full_batch: whole shards as batches; by default where the module has ``objective_bounds``.
+        key: shared by all peers; better a file, or the variable ``FULGURITE_ASYNC_KEY``. Made up for local peers.
+        key_file: holds it.
+        checkpoints: a folder for the shards' own files, from which a new host goes on.
+        record: a folder for logs from which a run can be replayed.
+        restart_s: start a local peer that was killed again after so many seconds.
+        restarts: how often in all.
+        linger_s: at the end, stay so long at most until all have heard.
+
+    Raises:
+        ValueError: an option, a model or a Trainer that this cannot train; the message says what to change.
+
+    Example:
+        >>> import fulgurite.plugins.dynamic_async
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(
+        ...     accelerator="cpu", devices=1, strategy="dynamic_async", logger=False, enable_progress_bar=False
+        ... )
+        >>> type(trainer.strategy).__name__
+        'DynamicAsyncStrategy'
+    """
+
+    strategy_name = "dynamic_async"
+
+    def __init__(
+        self,
+        accelerator: pl.accelerators.Accelerator | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+        precision_plugin: Precision | None = None,
+        *,
+        shards: int = 4,
+        local_peers: int = 1,
+        listen: str = "tcp://127.0.0.1:0",
+        join: Sequence[str] = (),
+        run: str | None = None,
+        transport: Transport = "zmq",
+        topology: Topology = "complete",
+        lam: float = 0.5,
+        heartbeat_s: float = 1.0,
+        timeout_s: float | None = None,
+        wait_s: float = 60.0,
+        eps: float | None = None,
+        certify: Literal["require", "report"] = "report",
+        full_batch: bool | None = None,
+        key: str | None = None,
+        key_file: str | None = None,
+        checkpoints: str | None = None,
+        record: str | None = None,
+        restart_s: float | None = None,
+        restarts: int = 0,
+        linger_s: float = 30.0,
+    ) -> None:
+        super().__init__("cpu", accelerator, checkpoint_io, precision_plugin)
+        timeout_s = 4 * heartbeat_s if timeout_s is None else timeout_s
+        for name, value, choices in (
+            ("transport", transport, ("zmq", "ray")),
+            ("topology", topology, ("complete", "star")),
+            ("certify", certify, ("require", "report")),
+        ):
+            if value not in choices:
+                raise ValueError(f"got {name}={value!r}; choose from {', '.join(map(repr, choices))}")
+        for name, number, least in (("shards", shards, 1), ("local_peers", local_peers, 1), ("restarts", restarts, 0)):
+            if number < least:
+                raise ValueError(f"got {name}={number}; expected {least} or more")
+        if not 0 <= lam < float("inf"):
+            raise ValueError(f"got lam={lam}; expected 0 or more")
+        if eps is not None and not eps > 0:
+            raise ValueError(f"got eps={eps}; expected more than 0, or null to train for max_epochs")
+        if not 0 < heartbeat_s < timeout_s:
+            raise ValueError(
+                f"got heartbeat_s={heartbeat_s}, timeout_s={timeout_s}; expected 0 < heartbeat_s < timeout_s"
+            )
+        self._shards, self._topology, self._lam, self._eps = shards, topology, lam, eps
+        self._certify, self._full_batch = certify, full_batch
+        self._checkpoint_folder, self._linger_s = checkpoints, linger_s
+        self._joining = Joining(
+            local_peers=local_peers,
+            listen=listen,
+            join=tuple(join),
+            run=run,
+            transport=transport,
+            heartbeat_s=heartbeat_s,
+            timeout_s=timeout_s,
+            wait_s=wait_s,
+            key=key,
+            key_file=key_file,
+            record=record,
+            restart_s=restart_s,
+            restarts=restarts,
+        )
+        self._faults: Faults | None = None
+        self._loader: ShardLoader | None = None
+        self._loader_comes = False
+        self._rounds: int | None = None
+        self._labels: object = None
+        self._obstacle = "no training has begun"
+        self._training: ShardTraining | None = None
+        self._checkpoints: ShardCheckpoints | None = None
+        self._leading = Leading(first=own_number() == 0)
+        self._open = ExitStack()
+
+    @property
+    def training(self) -> ShardTraining | None:
+        """What this process trains, while it does."""
+        return self._training
+
+    @property
+    def peer(self) -> Peer | None:
+        """This process's part in the iteration, while there is one."""
+        return self._training.peer if self._training else None
+
+    @property
+    def verdict(self) -> tuple[Literal["certified", "empirical"], str]:
+        """Whether the answer is certified, and why or why not."""
+        certificate = self.certificate()
+        if certificate is None:
+            waiting = "some shard has not been evaluated yet"
+            return "empirical", self._obstacle or waiting
+        return ("certified" if certificate.certified else "empirical"), certificate.reason
+
+    def certificate(self) -> Certificate | None:
+        """What holds by now; None where nothing can be certified, or not every shard has been evaluated yet."""
+        return self._training.certificate(self._eps) if self._training else None
+
+    def inject(self, faults: Faults) -> None:
+        """Let things go wrong from the next ``fit`` on; for tests of a set-up."""
+        self._faults = faults
+
+    @property
+    @override
+    def root_device(self) -> torch.device:
+        if isinstance(self.accelerator, pl.accelerators.CUDAAccelerator):
+            return torch.device("cuda", own_number() % torch.cuda.device_count())
+        return torch.device("cpu")
+
+    @property
+    @override
+    def is_global_zero(self) -> bool:
+        return self._leading.leads
+
+    @override
+    def setup(self, trainer: pl.Trainer) -> None:
+        super().setup(trainer)
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        assert self.lightning_module is not None
+        check_trainer(trainer, self.lightning_module, self.optimizers)
+        watch = self._find_watch(trainer)
+        if self._full_batch is None:
+            self._full_batch = watch is not None
+        flat = FlatParameters(self.lightning_module)
+        identity = f"{type(self.lightning_module).__qualname__}\n{flat.identity()}"
+        shared = TrainingMap(
+            flat.read(), shards=self._shards, coupling=self._lam, topology=self._topology, identity=identity
+        )
+        optimizer = self.optimizers[0]
+        step = float(optimizer.param_groups[0]["lr"])
+        # Files may be read while the peer is being made, when there is nothing to read them into yet.
+        peer = self._joining.peer(shared, faults=self._faults, load=self._load, stack=self._open)
+        self._training = ShardTraining(shared, peer, flat, optimizer, watch, step)
+        if self._checkpoint_folder is not None:
+            self._checkpoints = ShardCheckpoints(Path(self._checkpoint_folder), self._training)
+        # Lightning would end this process's loop by its own epochs, of which there are more where less is hosted.
+        self._rounds = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        if self._rounds is not None:
+            trainer.fit_loop.max_epochs = -1
+        self._joining.start_others(trainer, peer)
+        self._open.enter_context(peer.heartbeats())
+        self._joining.wait_for_others(peer)
+
+    @override
+    def barrier(self, name: str | None = None, *_: Any, **__: Any) -> None:
+        """Nobody waits. Lightning announces by it which loaders it is about to hand over."""
+        if name is not None and name.endswith("_dataloader()"):
+            self._loader_comes = name == "train_dataloader()" and self._training is not None
+
+    @override
+    def process_dataloader(self, dataloader: object) -> object:
+        """Cut the training loader into shards."""
+        if not self._loader_comes:
+            return dataloader
+        assert self._training is not None
+        self._loader_comes = False
+        peer, shards = self._training.peer, self._shards
+
+        def hosted() -> list[int]:
+            return [i for i in peer.hosted if i < shards]
+
+        def wait() -> bool:
+            assert self._training is not None
+            self._training.serve()
+            peer.wait()
+            return not peer.stopped
+
+        self._loader = ShardLoader(
+            dataloader,
+            shards,
+            hosted,
+            wait,
+            full_batch=bool(self._full_batch),
+            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+        )
+        return self._loader
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keep the labels, by which the loss is checked."""
+        self._labels = batch[1] if isinstance(batch, Sequence) and len(batch) > 1 else None
+
+    @override
+    def optimizer_step(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: pl.LightningModule | torch.nn.Module | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """One evaluation of the loader's shard."""
+        assert self._training is not None
+        assert self._loader is not None
+        training = self._training
+
+        def anchored() -> Any:
+            loss = closure()
+            training.after_backward(loss, self._labels)
+            return loss
+
+        with training.evaluating(self._loader.shard):
+            try:
+                result = super().optimizer_step(optimizer, anchored, model, **kwargs)
+            except ObjectiveError as error:
+                raise ValueError(f"the loss is not what objective_bounds() states: {error}") from None
+        self._after_step()
+        return result
+
+    @override
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        return decision
+
+    def on_validation_start(self) -> None:
+        """Validate the mean of the shards."""
+        self._write_mean()
+
+    def on_train_end(self) -> None:
+        """Leave the mean of the shards in the module, and let go: of everything, or of the shards that others keep."""
+        if self._training is None:
+            return
+        peer = self._training.peer
+        if not peer.stopped:
+            peer.release()
+        self._training.serve()
+        if self._checkpoints is not None:
+            self._checkpoints.save(now=True)
+        self._write_mean()
+
+    @override
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The module's, with the mean of the shards in the place of the shard that was trained last."""
+        state = super().lightning_module_state_dict()
+        if self._training is not None:
+            state |= self._training.flat.entries(self._training.mean())
+        return state
+
+    @override
+    def teardown(self) -> None:
+        if self._training is not None:
+            self._joining.leave(self._training.peer, linger_s=self._linger_s)
+        self._open.close()
+        super().teardown()
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        """Go without lingering: the others adopt what was hosted here."""
+        self._linger_s = 0.0
+        super().on_exception(exception)
+
+    def _load(self, shard: int) -> Any:
+        return self._checkpoints.load(shard) if self._checkpoints else None
+
+    def _find_watch(self, trainer: pl.Trainer) -> ObjectiveWatch | None:
+        try:
+            watch = find_watch(
+                trainer, self.lightning_module, self.optimizers[0], self._lam, full_batch=self._full_batch is not False
+            )
+        except Obstacle as error:
+            self._obstacle = str(error)
+            if self._certify == "require":
+                raise ValueError(f"certify: require, but the answer would not be certified: {error}") from None
+            return None
+        self._obstacle = ""
+        return watch
+
+    def _after_step(self) -> None:
+        assert self._training is not None
+        training, peer = self._training, self._training.peer
+        if self._checkpoints is not None:
+            self._checkpoints.save()
+        trainer = self.lightning_module.trainer if self.lightning_module else None
+        assert trainer is not None
+        self._leading.follow(trainer, peer)
+        certificate = self.certificate()
+        if certificate is not None and not certificate.certified and self._certify == "require":
+            raise ValueError(f"certify: require, but the answer would not be certified: {certificate.reason}")
+        if self._rounds is not None and training.rounds() >= self._rounds:
+            peer.stop()
+        if self._eps is not None and certificate is not None and certificate.certified:
+            if certificate.floor >= self._eps:
+                raise ValueError(
+                    f"eps={self._eps:g} is out of reach: rounding alone may add {certificate.floor:g}; take a larger "
+                    "eps or precision: 64-true"
+                )
+            if peer.view().all() and certificate.bound(peer.rounds()) <= self._eps:
+                peer.stop()
+        if trainer.should_stop and not peer.stopped:
+            peer.stop()
+        if peer.stopped:
+            trainer.should_stop = True
+
+    def _write_mean(self) -> None:
+        if self._training is not None:
+            self._training.flat.write(self._training.mean())
