@@ -74,7 +74,8 @@ class Codec:
         key: at least 16 bytes that all peers share (see ``keys.shared_key``).
         nonce: 16 bytes of this run, the same for all of its peers, never used for another (``keys.run_nonce``).
         model: 16 bytes that tell models apart which must not be mixed (``DynamicMap.fingerprint``).
-        max_bytes: longest frame that is made or looked at.
+        max_bytes: longest frame that is made or looked at, and that is received at all: what a stranger at the address
+            of a dead peer can make this one store. A little more than all shards together is enough.
 
     Raises:
         FrameError: a key, nonce or fingerprint of the wrong length.

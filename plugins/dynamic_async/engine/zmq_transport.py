@@ -42,6 +42,9 @@ class ZmqTransport:
     ``ipc:///path`` has ``/path.hello`` beside it. Frames are only ever received over connections that this side has
     made, to addresses from an authenticated frame or greeting; libzmq drops what is too long before it is stored.
 
+    In the clear, whoever reaches the ports can read the values and cost some memory, but say nothing that is heard;
+    with CURVE, only the handshake is left to strangers.
+
     Made in the process that uses it, after any fork. One thread at a time may use it, but for ``wake``.
 
     Args:
@@ -153,7 +156,7 @@ class ZmqTransport:
         self._check_process()
         if self._context.closed:
             return
-        # Receiving now and then, whoever does nothing but publish too: an unread socket's signals pile up.
+        # Whoever computes for long, and only says so now and then, hears greetings all the same.
         self._drain()
         self._publishes.send(frame, flags=self._zmq.NOBLOCK)
 
@@ -297,6 +300,7 @@ class ZmqTransport:
             (self._zmq.TCP_KEEPALIVE_CNT, 3),
             (self._zmq.HEARTBEAT_IVL, 5_000),  # a machine that vanished says no goodbye
             (self._zmq.HEARTBEAT_TIMEOUT, 15_000),
+            (self._zmq.HANDSHAKE_IVL, 10_000),  # who connects and says nothing is put off
         ):
             socket.setsockopt(option, value)
         return socket
