@@ -1,7 +1,7 @@
 """A process that iterates a map with others: ``python -m fulgurite.plugins.dynamic_async.engine.worker '{…}'``.
 
 It says what it does on standard output, a JSON object a line, and takes commands on standard input, a line each:
-``configure 3``, ``cut ADDRESS …``, ``heal``, ``release``, ``save PATH``, ``stop``. When its input ends, so does it.
+``go``, ``configure 3``, ``cut ADDRESS …``, ``heal``, ``release``, ``save PATH``, ``stop``. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Work:
         log: where to write down what happens; None: nowhere.
         cost_s: seconds to sleep in each step beside what it computes.
         slow: sleep so many times as long as the step took, on top: 9 makes it ten times slower.
+        hold: evaluate nothing before ``go``, for a common start.
         barrier: evaluate version k + 1 only once version k of every shard has come: the synchronous iteration.
         status_s: seconds between lines that say how it stands.
         solution: ``.npz`` with the answer, block by block; the worker then says since when its own blocks are within
@@ -60,6 +61,7 @@ class Work:
     log: str | None = None
     cost_s: float = 0.0
     slow: float = 0.0
+    hold: bool = False
     barrier: bool = False
     status_s: float = 0.05
     solution: str | None = None
@@ -104,6 +106,8 @@ class Worker:
                 self._solution = [stored[f"arr_{i}"] for i in range(self._map.num_participants)]
         self._below_since: float | None = None
         self._evaluations = 0
+        self._held = work.hold
+        self._step_s: list[float] = []
         self._say_at = 0.0
 
     def run(self) -> None:
@@ -126,7 +130,7 @@ class Worker:
         self._strike()
         began = time.perf_counter()
         self._peer.poll()
-        if self._work.barrier and not self._all_here():
+        if self._held or (self._work.barrier and not self._all_here()):
             return False
         done = False
         for i in self._peer.hosted:
@@ -139,6 +143,7 @@ class Worker:
         if done:
             pause_s = self._work.cost_s + self._work.slow * (time.perf_counter() - began + self._work.cost_s)
             time.sleep(pause_s)
+            self._step_s = [*self._step_s[-99:], time.perf_counter() - began]
             # Only now do others see the values: the sleep stands for a slower computation of them.
             self._peer.publish()
             self._compare()
@@ -175,6 +180,8 @@ class Worker:
                 return False
             name, *rest = line.split()
             match name:
+                case "go":
+                    self._held = False
                 case "configure":
                     self._peer.configure(int(rest[0]))
                 case "cut":
@@ -197,12 +204,13 @@ class Worker:
 
     def _status(self) -> None:
         self._say_at = time.monotonic() + self._work.status_s
+        self._compare()
         peer, blocks = self._peer, self._peer.blocks()
         say(
             event="status", time=time.time(), hosted=list(peer.hosted), view=sorted(blocks), rounds=peer.rounds(),
             lives={i: block.incarnation.number for i, block in blocks.items()}, peers=list(peer.peers()),
             evaluations=self._evaluations, below_since=self._below_since, rejected=dict(peer.rejected),
-            configuration=peer.configuration,
+            configuration=peer.configuration, step_s=[round(seconds, 6) for seconds in self._step_s],
         )  # fmt: skip
 
 
