@@ -110,8 +110,9 @@ class AffineMap(DynamicMap):
     def lipschitz(self, epoch: int, participants: Participants) -> csr_array:
         """|H| between participants."""
         mask = participants.astype(np.float64)
-        kept = abs(self.matrix).multiply(mask[:, None]).multiply(mask[None, :])
-        return csr_array(kept)
+        kept = csr_array(abs(self.matrix).multiply(mask[:, None]).multiply(mask[None, :]))
+        kept.eliminate_zeros()
+        return kept
 
     def rounding(self, i: int) -> float:
         """What the row's sum may lose on X: an ulp of it for each of its terms."""

@@ -72,7 +72,8 @@ class Certificate:
             return math.inf
         power = self.gamma**k if k else 1.0
         shrunk = power * self.r0
-        if k and shrunk:  # a power and a product, each right to an ulp
+        exact = math.frexp(self.gamma)[0] == 0.5 and shrunk > 2.0**-1021
+        if k and self.gamma and not exact:  # a power and a product, each right to an ulp
             shrunk = float(np.nextafter(shrunk * (1.0 + 2.0**-50), np.inf))
         return upper_sum(shrunk, self.floor) if self.floor else shrunk
 
@@ -86,7 +87,7 @@ class Certificate:
             raise MapError(
                 f"no number of pseudocycles is known to suffice, the verdict is {self.verdict}: {self.reason}"
             )
-        if not eps > self.floor:
+        if not eps > self.floor * (1.0 + 1e-9):
             raise MapError(
                 f"ε = {eps} must be above {self.floor:g}, what the rounding of the evaluations may add up to"
             )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fulgurite.plugins.dynamic_async.model.bounds import gap, upper_ratio, upper_sum
+from fulgurite.plugins.dynamic_async.model.bounds import gap, upper_factors, upper_ratio, upper_sum
 from fulgurite.plugins.dynamic_async.model.dynamic_map import Array, Box, DynamicMap, Participants
 from fulgurite.plugins.dynamic_async.model.errors import MapError
 
@@ -99,6 +99,8 @@ def check_box(map: DynamicMap, box: Box, views: Sequence[View], *, subsets: bool
         factors = map.factors(epoch, participants, box.radius)
         if factors is None:
             return "It is not known whether F keeps X, as the map states no Lipschitz matrix."
+        if (matrix := map.lipschitz(epoch, participants)) is not None:  # of this very set, where factors may be of all
+            factors = np.minimum(factors, upper_factors(matrix, box.radius))
         reach = np.nextafter(factors * box.radius, np.inf) + moved
         reach += np.array([map.rounding(i) for i in range(size)])
         doubtful = np.flatnonzero(participants & (np.nextafter(reach, np.inf) > box.radius))
