@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ _ALIGNED = 64
 
 
 class _TimedEvent(Protocol):
-    def elapsed_time(self, end: object, /) -> float:
+    def elapsed_time(self, end: Any, /) -> float:
         """Milliseconds to a later one."""
         ...
 
