@@ -13,7 +13,8 @@ from fulgurite.plugins.dynamic_async.engine.merge import merge
 from fulgurite.plugins.dynamic_async.engine.messages import Incarnation
 from fulgurite.plugins.dynamic_async.engine.recorder import Recorder, read_log
 from fulgurite.plugins.dynamic_async.model.errors import TraceError
-from fulgurite.plugins.dynamic_async.model.trace import Event, replay
+from fulgurite.plugins.dynamic_async.model.simulation import simulate
+from fulgurite.plugins.dynamic_async.model.trace import Event, ViewedMap, replay
 
 
 def churned(folder, seed: int, turns: int = 60, *, cuts: bool = True) -> Cluster:
@@ -56,6 +57,27 @@ def test_any_history_is_a_legal_schedule_and_replays_to_the_bit(tmp_path_factory
     state = replay(trace, cluster.map)
     assert (trace.event == Event.EVALUATE).sum() > 50
     assert len(state) == 5
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1), cuts=st.booleans())
+def test_whatever_happens_tags_certify_every_value(tmp_path_factory, seed, cuts):
+    """|x - x*| <= gamma^tag r0 for the answer x* of the view and configuration that the value was computed by."""
+    cluster = churned(tmp_path_factory.mktemp("logs"), seed, cuts=cuts)
+    map, trace = cluster.map, cluster.trace()
+    history = simulate(ViewedMap(map, trace), trace.schedule(), joins=trace.joins(), record=("history",)).history
+    answers, widest, most = {}, 2 * (1 + 3) / (1 - map.gamma), 0
+    for tick in np.flatnonzero(trace.event == Event.EVALUATE) + 1:
+        place, epoch = trace.participant[tick - 1], trace.epochs[tick]
+        view, configuration = trace.seen[trace.views[epoch, place]] >= 0, int(trace.configurations[epoch, place])
+        key = (view.tobytes(), configuration)
+        if key not in answers:
+            answers[key] = map.solve(np.flatnonzero(view), configuration)
+        tag, shard = int(trace.tags[tick - 1]), place % trace.num_shards
+        error = np.abs(history[tick][place] - answers[key][shard]).max()
+        assert error <= map.gamma**tag * widest + 1e-13
+        most = max(most, tag)
+    assert most > 3
 
 
 def test_the_end_of_the_replay_is_the_end_of_the_run(tmp_path):
