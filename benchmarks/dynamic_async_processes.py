@@ -80,7 +80,7 @@ def measure_speed(quick: bool, rounds: int) -> list[dict[str, Any]]:
     results: dict[tuple[float, bool], list[float]] = {}
     advised: dict[float, str | None] = {}
     with tempfile.TemporaryDirectory() as folder:
-        work = replace(prepare(Path(folder), 4_000 if quick else 200_000, 0.95), cost_s=0.01 if quick else 0.03)
+        work = replace(prepare(Path(folder), 4_000 if quick else 200_000, 0.95), cost_s=0.01 if quick else 0.02)
         for _ in range(rounds):
             for slow in (0.0, 9.0):
                 for barrier in (True, False):
@@ -141,7 +141,7 @@ def main() -> None:
     rows = [[r["case"], *(spread(r[key]) for key in ("barrier_s", "free_s", "ratios")), r["goal"]] for r in speed]
     print(markdown(["four processes", "barrier, s", "no barrier, s", "ratio", "goal ≥"], rows))
     for row in speed:
-        print(f"{row['case']}: {row['advice'] or 'no barrier pays here'}")
+        print(f"{row['case']}: {row['advice'] or 'iterating without a barrier pays here'}")
     print(
         markdown(["after SIGKILL", "s beyond the time-out", "goal ≤"], [["answer", spread(recovery), GOAL_RECOVERY_S]])
     )
