@@ -109,7 +109,7 @@ def main() -> None:
     text = report(results)
     print(text)
     if not options.quick:
-        write_section("dynamic_gnn", text)
+        write_section("dynamic_gnn", text, keep_tables=True)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,26 @@ def machine() -> str:
     return f"{threads}, {device}; Python {platform.python_version()}, {packages}"
 
 
-def write_section(name: str, text: str) -> None:
-    """Replace one benchmark's part of the page; the others stay as they are."""
+def write_section(name: str, text: str, *, keep_tables: bool = False) -> None:
+    """Replace one benchmark's part of the page; the others stay as they are.
+
+    Args:
+        name: of the benchmark.
+        text: its part, from ``## `` on.
+        keep_tables: tables under a ``### `` heading that the text has not are kept, for runs of a part of them.
+    """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Benchmarks\n"
+    pattern = re.compile(re.escape(begin) + "(.*?)" + re.escape(end), re.DOTALL)
+    if keep_tables and (former := pattern.search(page)):
+        text = _with_former_tables(text, former[1])
     block = f"{begin}\n{text.strip()}\n{end}"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     page = pattern.sub(lambda _: block, page) if pattern.search(page) else f"{page.rstrip()}\n\n{block}\n"
     PAGE.write_text(page, encoding="utf-8")
+
+
+def _with_former_tables(text: str, former: str) -> str:
+    parts, kept = (re.split(r"^(?=### )", whole.strip(), flags=re.MULTILINE) for whole in (text, former))
+    new = {part.splitlines()[0]: part for part in parts[1:]}
+    old = {part.splitlines()[0]: part for part in kept[1:]}
+    return "\n\n".join(part.strip() for part in (parts[0], *(old | new).values()))
