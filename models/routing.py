@@ -53,7 +53,7 @@ class RoutingExperiment(LightningModule):
     Example:
         >>> module = RoutingExperiment("count-to-sixteen", schedule="synchronous")
         >>> [(epoch.used, epoch.verdict.k_star) for epoch in module.run().epochs]
-        [(2, 16), (15, 16)]
+        [(2, 16), (14, 16)]
     """
 
     def __init__(

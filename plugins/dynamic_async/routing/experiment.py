@@ -141,7 +141,7 @@ def run_routing(
         >>> line = built_in("count-to-sixteen")
         >>> run = run_routing(line, Rip16(), topology_schedule(line, "synchronous"))
         >>> [(epoch.used, epoch.verdict.k_star) for epoch in run.epochs]
-        [(2, 16), (15, 16)]
+        [(2, 16), (14, 16)]
     """
     routing = RoutingMap(algebra, topology)
     size = (topology.num_ticks + 1) * topology.num_nodes * len(topology.destinations) * algebra.width * 8

@@ -152,7 +152,7 @@ def random_text(
     away: list[tuple[int, int]] = []
     for e in range(1, epochs):
         at = f"at {e * ticks_per_epoch}"
-        if down and rng.random() < 0.5:
+        if down and (len(up) <= num_nodes // 2 or rng.random() < 0.5):
             i, j = down.pop(0)
             up.append((i, j))
             lines.append(f"{at} up {i} {j} cost {rng.integers(1, most_cost + 1)} capacity {rng.integers(1, 11)}")
@@ -161,12 +161,13 @@ def random_text(
             lines.append(f"{at} down {down[-1][0]} {down[-1][1]}")
         i, j = up[int(rng.integers(len(up)))]
         lines.append(f"{at} change {i} {j} cost {rng.integers(1, most_cost + 1)} capacity {rng.integers(1, 11)}")
-        for left, node in [entry for entry in away if entry[0] == e - 2]:
-            away.remove((left, node))
-            lines.append(f"{at} join {node}")
-        present = [node for node in range(num_nodes) if all(node != other for _, other in away)]
-        if len(present) > 3 and e % 2:
-            away.append((e, int(rng.choice(present))))
+        back = [node for left, node in away if left == e - 2]
+        lines += [f"{at} join {node}" for node in back]
+        away = [entry for entry in away if entry[0] != e - 2]
+        out = {node for _, node in away}
+        stayed = [node for node in range(num_nodes) if node not in out and node not in back]
+        if num_nodes - len(out) > 3 and e % 2:
+            away.append((e, int(rng.choice(stayed))))
             lines.append(f"{at} leave {away[-1][1]}")
     return "\n".join([*lines, f"ticks {epochs * ticks_per_epoch}"]) + "\n"
 

@@ -25,8 +25,8 @@ class RoutingVerdict:
     """What can be said of an epoch before it runs.
 
     Attributes:
-        verdict: ``certified``: right after k* pseudocycles, whatever came before; ``refused``: a counterexample is
-            known; ``empirical``: neither.
+        verdict: ``certified``: right after k* pseudocycles, whatever routes of earlier epochs are still about;
+            ``refused``: a counterexample is known; ``empirical``: neither.
         reason: a sentence.
         k_star: pseudocycles after which every route is right; None unless certified, or where no bound is known.
     """
@@ -52,7 +52,9 @@ def cycle_free(algebra: RoutingAlgebra, edges: Iterable[Edge], reachable: Iterab
     return None if routes is None else not assignment_chains(algebra, known, routes).cycle
 
 
-def routing_verdict(routing: RoutingMap, epoch: int, answer: Answer) -> RoutingVerdict:
+def routing_verdict(
+    routing: RoutingMap, epoch: int, answer: Answer, *, start: Literal["epochs", "anything"] = "epochs"
+) -> RoutingVerdict:
     """Judge an epoch of a network.
 
     Convergent, by Daggitt and Griffin: a finite strictly increasing algebra, or an increasing path algebra, over any
@@ -61,8 +63,8 @@ def routing_verdict(routing: RoutingMap, epoch: int, answer: Answer) -> RoutingV
 
     k* is the least of these bounds that applies, for m participants:
 
-    * a finite strictly increasing algebra: 1 + height;
-    * assignments that can be looked at whole: the longest chain of them;
+    * a finite strictly increasing algebra: its height;
+    * assignments that can be looked at whole: the longest chain of them (:func:`~.assignments.assignment_chains`);
     * an increasing path algebra: 1 + m(m − 1)/2. Once a set C of nodes is right for good, the paths of other routes
       begin with ever more nodes outside C, as each is read from one outside C; so after at most as many rounds as there
       are nodes outside, those left extend routes of C, and the best of these is chosen for good by its node;
@@ -70,12 +72,15 @@ def routing_verdict(routing: RoutingMap, epoch: int, answer: Answer) -> RoutingV
     * least costs where all destinations can be reached: 1 + ⌈greatest distance / least cost⌉, by when stale costs are
       above all true ones.
 
-    The last three are derived here, not in the paper.
+    The last four are derived here; for the first, the paper has one more.
 
     Args:
         routing: the map.
         epoch: which of its topology's.
         answer: the epoch's right routes.
+        start: what nodes may hold as the epoch begins: routes that some epoch of the topology can lead to from ⊥, or
+            anything that is a route of the algebra, such as a checkpoint from elsewhere. Then assignments are not
+            looked at.
     """
     algebra, edges = routing.algebra, routing.edges(epoch)
     present = np.flatnonzero(routing.topology.epochs[epoch].present).tolist()
@@ -90,9 +95,9 @@ def routing_verdict(routing: RoutingMap, epoch: int, answer: Answer) -> RoutingV
     elif strict and algebra.finite:
         reasons.append("finite and strictly increasing")
         if algebra.height is not None:
-            bounds.append(1 + algebra.height)
+            bounds.append(algebra.height)
     everything = [edge for e in range(len(routing.topology.epochs)) for edge in _all_edges(routing, e)]
-    routes = reachable_routes(algebra, everything)
+    routes = reachable_routes(algebra, everything) if start == "epochs" else None
     chains = None
     if routes is not None:
         chains = assignment_chains(algebra, edges, routes)
