@@ -16,13 +16,13 @@ def report(results: dict[str, Any]) -> str:
         "float32; competitors take turns in every round, medians and quartiles. Data are synthetic where no data set "
         "is named.",
     ]
-    for name, write in SECTIONS.items():
-        if name in results:
-            parts += write(results[name])
     if not results["gpu"]:
         parts.append(
             "Not measured on a GPU yet: resident, full and difference modes, and how much of a transfer is hidden."
         )
+    for name, write in SECTIONS.items():
+        if name in results:
+            parts += write(results[name])
     return "\n\n".join(parts)
 
 
