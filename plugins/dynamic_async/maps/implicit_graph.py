@@ -29,6 +29,7 @@ Activation = Literal["relu", "tanh", "sigmoid", "identity"]
 Normalisation = Literal["given", "row", "symmetric"]
 _SLOPES = {"relu": 1.0, "tanh": 1.0, "sigmoid": 0.25, "identity": 1.0}
 _KEPT_VIEWS = 16
+_LARGE = 100_000  # entries from which weights of 1 are kept, if they contract, without looking for better ones
 
 
 @compiled()
@@ -392,7 +393,8 @@ class ImplicitGraphMap(DynamicMap):
         ones = np.ones(self.bias.shape)
         if self.iteration == "nemon":
             signed = [self._edges(e, everybody).matrix for e in range(self.num_epochs)]
-            if len(signed) > 1 or measures(signed[0], self._wide, ones).max(initial=0.0) < 1.0:
+            enough = measures(signed[0], self._wide, ones).max(initial=0.0) < 1.0
+            if len(signed) > 1 or (enough and ones.size > _LARGE):
                 return ones
             return metzler_weights(signed[0], self._wide)
         channels = even_weights(csr_array(np.abs(self._wide)))
