@@ -58,7 +58,8 @@ class ZmqTransport:
         hello_s: seconds between greetings; a peer silent for ten of them is connected to anew.
 
     Attributes:
-        rejected: greetings and addresses that were dropped, by reason (that of the ``FrameError``, "address", "peers").
+        rejected: greetings and addresses that were dropped, by reason (that of the ``FrameError``, "address", "peers",
+            "parts": a message of several, which only a stranger sends).
 
     Raises:
         TransportError: the port is in use or not to be had, the address is none, pyzmq is missing or too old.
@@ -100,6 +101,7 @@ class ZmqTransport:
         self._woken = False
         self._newest: dict[str, bytes] = {}
         self._peers: dict[str, _Peer] = {}
+        self._dropped: set[str] = set()
         self._by_socket: dict[zmq.Socket[bytes], str] = {}
         self._context = self._zmq.Context(io_threads=1)
         self._context.set(self._zmq.MAX_SOCKETS, 4 * max_peers + 16)
@@ -134,12 +136,14 @@ class ZmqTransport:
         self._check_process()
         if address == self._address or address in self._peers or self._context.closed:
             return
+        # Not only for good manners: libzmq aborts the process on some (inproc with CONFLATE).
         if not is_address(address, _SCHEMES) or address.endswith(":0"):
             self.rejected["address"] += 1
             return
         if len(self._peers) >= self._max_peers:
             self.rejected["peers"] += 1
             return
+        self._dropped.discard(address)
         try:
             self._open(address)
         except self._zmq.ZMQError:
@@ -149,6 +153,7 @@ class ZmqTransport:
         """Stop listening to this peer, until it greets again or is connected to again."""
         self._check_process()
         self._newest.pop(address, None)
+        self._dropped.discard(address)
         self._leave(address)
 
     def publish(self, frame: bytes) -> None:
@@ -261,6 +266,7 @@ class ZmqTransport:
         hears.setsockopt(self._zmq.SUBSCRIBE, b"")
         greets = self._socket(self._zmq.PUSH, address)
         greets.setsockopt(self._zmq.CONFLATE, 1)
+        greets.setsockopt(self._zmq.MAXMSGSIZE, MAX_HELLO_BYTES)
         pair = self._pair(address)
         try:
             for socket, target in ((hears, address), (greets, _greeting_address(address))):
@@ -334,6 +340,8 @@ class ZmqTransport:
         now = time.monotonic()
         if now >= self._greet_at:
             self._greet_at = now + self._hello_s
+            for address in list(self._dropped):
+                self.connect(address)
             for address, peer in list(self._peers.items()):
                 # Libzmq gives a connection up for good where something else answered, or a message was too long.
                 if now - peer.sign_at > _HELLOS_UNHEARD * self._hello_s:
@@ -347,10 +355,18 @@ class ZmqTransport:
         # Twice: a connection that was made anew may have one frame in each of its queues.
         for _ in range(2):
             try:
-                self._newest[address] = socket.recv(flags=self._zmq.NOBLOCK)
-                self._peers[address].sign_at = time.monotonic()
+                frame = socket.recv(flags=self._zmq.NOBLOCK)
             except self._zmq.Again:
                 return
+            if socket.getsockopt(self._zmq.RCVMORE):
+                # No peer of ours says so. Reading on would abort the process: the rest may never come, for CONFLATE
+                # keeps no messages together, and libzmq asserts that it does.
+                self.rejected["parts"] += 1
+                self._leave(address)
+                self._dropped.add(address)
+                return
+            self._newest[address] = frame
+            self._peers[address].sign_at = time.monotonic()
 
     def _hear_greetings(self) -> None:
         for _ in range(_HELLOS_AT_ONCE):

@@ -232,6 +232,36 @@ def test_what_is_too_long_is_dropped_by_the_library(opened, stranger):
     assert {len(frame) for frame in got} == {6, 5, CODEC.max_bytes}
 
 
+def test_messages_of_several_parts_do_not_abort_the_process(stranger):
+    """Libzmq asserts (fq.cpp) where a CONFLATE socket is read again after the first part of a message."""
+    large = Codec(KEY, NONCE, MODEL, max_bytes=1 << 24)
+    transport = ZmqTransport(codec=large, hello_s=0.05)
+    try:
+        speaker = stranger(zmq.PUB)
+        transport.connect(speaker.getsockopt_string(zmq.LAST_ENDPOINT))
+        upstream = stranger(zmq.XSUB, transport.address)
+        greeter = stranger(zmq.PUSH, greetings(transport))
+        other = stranger(zmq.PUB)
+        until(
+            lambda: transport.rejected["parts"] > 2,
+            lambda: speaker.send_multipart([b"first", b"x" * (1 << 22), b"last"]),
+            lambda: upstream.send_multipart([b"first", b"\1last"]),
+            lambda: greeter.send_multipart([b"first", b"last"]),
+            lambda: transport.wait(0.02),
+            transport.collect,
+        )
+        transport.connect(other.getsockopt_string(zmq.LAST_ENDPOINT))
+        got = []
+        until(
+            lambda: b"whole" in got,
+            lambda: other.send(b"whole"),
+            lambda: transport.wait(0.02),
+            lambda: got.extend(transport.collect()),
+        )
+    finally:
+        transport.close()
+
+
 def test_a_peer_is_heard_after_something_else_answered_at_its_address(opened):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
