@@ -145,7 +145,9 @@ def test_blocks_run_again_as_they_ran_first(collectives):
 
 
 @pytest.mark.distributed
-def test_two_ranks(run_ranks, name="EvolveGCN-H"):
+def test_two_ranks(run_ranks):
+    name = "EvolveGCN-H"
+
     def rank():
         network = network_of(name, backend="edges")
         shard = shard_of(timeline_of(name), blocks=2, collectives="save", exchange=GroupExchange())
