@@ -41,7 +41,7 @@ class Certificate:
 
     Example:
         >>> half = Certificate("certified", 0.5, np.ones(2), 1.0, None, "epoch 0", "‖M‖ = 0.5")
-        >>> half.pseudocycles(1e-3), half.posterior(0.25)
+        >>> half.pseudocycles(1e-3), round(half.posterior(0.25), 9)
         (10, 0.25)
     """
 
