@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from fulgurite.models.implicit_gnn.blocks import IGNNBlock as IGNNBlock
     from fulgurite.models.implicit_gnn.blocks import NEMONBlock as NEMONBlock
     from fulgurite.models.implicit_gnn.bound import error_bound as error_bound
+    from fulgurite.models.implicit_gnn.distributed import Distributed as Distributed
     from fulgurite.models.implicit_gnn.fixed_point import Equation as Equation
     from fulgurite.models.implicit_gnn.fixed_point import NotSolvedError as NotSolvedError
     from fulgurite.models.implicit_gnn.fixed_point import Synchronous as Synchronous
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Asynchronous": "fulgurite.models.implicit_gnn.asynchronous",
+    "Distributed": "fulgurite.models.implicit_gnn.distributed",
     "Equation": "fulgurite.models.implicit_gnn.fixed_point",
     "GCN": "fulgurite.models.implicit_gnn.gcn",
     "IGNNBlock": "fulgurite.models.implicit_gnn.blocks",
@@ -34,6 +36,7 @@ _HOMES = {
 __all__ = [
     "GCN",
     "Asynchronous",
+    "Distributed",
     "Equation",
     "IGNNBlock",
     "ImplicitGNN",

@@ -56,6 +56,62 @@ def as_adjoint_map(problem: AdjointEquation, parts: int) -> ImplicitGraphMap:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class PartedIteration:
+    """One of the two solves, as whoever iterates it needs it.
+
+    Args:
+        map: over parts of the nodes.
+        settled: whether everybody's state is certainly within the tolerance.
+        answer: the solution (N, d) that everybody's state stands for, in the equation's type and place.
+    """
+
+    map: ImplicitGraphMap
+    settled: Callable[[Sequence[Array]], bool]
+    answer: Callable[[Sequence[Array]], Tensor]
+
+
+def forward_iteration(equation: Equation, parts: int, tolerance: float) -> PartedIteration:
+    """The forward solve; ‖x − x⋆‖_w is held against the greatest of 1 and ‖x‖_w.
+
+    Raises:
+        NotSolvedError: γ ≥ 1.
+    """
+    _check(equation.factor)
+    map = as_map(equation, parts)
+
+    def as_state(states: Sequence[Array]) -> Tensor:
+        return torch.from_numpy(map.assemble(states)).to(equation.weight.device)
+
+    def settled(states: Sequence[Array]) -> bool:
+        state = as_state(states)
+        return error_bound(equation, state) <= tolerance * max(1.0, equation.size(state))
+
+    return PartedIteration(map, settled, lambda states: as_state(states).to(equation.injection))
+
+
+def adjoint_iteration(problem: AdjointEquation, parts: int, tolerance: float) -> PartedIteration:
+    """The adjoint solve; the error in the dual norm is held against that of the solution.
+
+    Raises:
+        NotSolvedError: γ ≥ 1.
+    """
+    _check(problem.factor)
+    map, exact = as_adjoint_map(problem, parts), problem.double()
+    graph, weight = exact.equation.graph, exact.equation.weight
+
+    def as_state(states: Sequence[Array]) -> Tensor:
+        by_inner = torch.from_numpy(map.assemble(states)).to(weight.device)
+        return exact.gradient + torch.sparse.mm(graph.transposed, by_inner @ weight)
+
+    def settled(states: Sequence[Array]) -> bool:
+        state = as_state(states)
+        step = exact.size(exact.evaluate(state) - state)
+        return step <= (1 - exact.factor) * tolerance * exact.size(state)
+
+    return PartedIteration(map, settled, lambda states: as_state(states).to(problem.gradient))
+
+
 @dataclass(frozen=True)
 class Asynchronous:
     """Solves by simulating workers that each own a part, under a random schedule; the answer is that of all at once.
@@ -96,35 +152,19 @@ class Asynchronous:
     max_ticks: int = 20_000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"got tolerance={self.tolerance}; expected more than 0")
+
     def solve(self, equation: Equation) -> Tensor:
         """X⋆."""
-        map = as_map(equation, self.parts)
-
-        def settled(states: Sequence[Array]) -> bool:
-            state = torch.from_numpy(map.assemble(states)).to(equation.weight.device)
-            return error_bound(equation, state) <= self.tolerance * max(1.0, equation.size(state))
-
-        self._check(equation.factor)
-        found = map.assemble(self.run(map, settled))
-        return torch.from_numpy(found).to(equation.injection)
+        iteration = forward_iteration(equation, self.parts, self.tolerance)
+        return iteration.answer(self.run(iteration.map, iteration.settled))
 
     def solve_adjoint(self, equation: AdjointEquation) -> Tensor:
         """Y⋆."""
-        map = as_adjoint_map(equation, self.parts)
-        self._check(equation.factor)
-
-        def as_state(states: Sequence[Array]) -> Tensor:
-            by_inner = torch.from_numpy(map.assemble(states)).to(equation.gradient.device)
-            back = torch.sparse.mm(exact.equation.graph.transposed, by_inner @ exact.equation.weight)
-            return exact.gradient + back
-
-        def settled(states: Sequence[Array]) -> bool:
-            state = as_state(states)
-            step = exact.size(exact.evaluate(state) - state)
-            return step <= (1 - exact.factor) * self.tolerance * exact.size(state)
-
-        exact = equation.double()
-        return as_state(self.run(map, settled)).to(equation.gradient)
+        iteration = adjoint_iteration(equation, self.parts, self.tolerance)
+        return iteration.answer(self.run(iteration.map, iteration.settled))
 
     def run(self, map: DynamicMap, settled: Callable[[Sequence[Array]], bool]) -> list[Array]:
         """Iterate any map under these schedules, until it has settled.
@@ -161,10 +201,10 @@ class Asynchronous:
             churn=0.0 if number else self.churn,
         )
 
-    @staticmethod
-    def _check(factor: float) -> None:
-        if not factor < 1:
-            raise NotSolvedError(
-                f"got a layer of contraction factor {factor:.6g}; expected below 1: project its weight, or give it a "
-                "constraint"
-            )
+
+def _check(factor: float) -> None:
+    if not factor < 1:
+        raise NotSolvedError(
+            f"got a layer of contraction factor {factor:.6g}; expected below 1: project its weight, or give it a "
+            "constraint"
+        )

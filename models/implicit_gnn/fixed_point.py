@@ -145,6 +145,10 @@ class Synchronous:
     tolerance: float = 1e-6
     max_iterations: int = 3000
 
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"got tolerance={self.tolerance}; expected more than 0")
+
     def solve(self, equation: Equation) -> Tensor:
         """X⋆ from 0."""
         return self._iterate(equation, torch.zeros_like(equation.injection))
@@ -250,7 +254,7 @@ def equilibrium(equation: Equation, solver: Solver | None = None) -> Tensor:
         >>> torch.allclose(state[1], (0.5 * state[0] + 0.1).tanh()), weight.grad.shape
         (True, torch.Size([1, 1]))
     """
-    return _Equilibrium.apply(equation.weight, equation.injection, equation, solver or Synchronous())  # type: ignore[no-untyped-call]
+    return _Equilibrium.apply(equation.weight, equation.injection, equation, solver or Synchronous())
 
 
 class _Equilibrium(torch.autograd.Function):

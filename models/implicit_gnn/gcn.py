@@ -60,7 +60,7 @@ class GCN(nn.Module):
         with torch.no_grad():
             for layer in self.layers:  # near the identity: or nothing gets through twenty layers
                 nn.init.normal_(layer.weight, std=0.1 / hidden_channels**0.5)  # type: ignore[arg-type]
-                layer.weight.diagonal().add_(1.0)  # type: ignore[operator,union-attr]
+                layer.weight.diagonal().add_(1.0)  # type: ignore[operator]
 
     def graph(self, edge_index: Tensor, num_nodes: int) -> Propagation:
         """A."""

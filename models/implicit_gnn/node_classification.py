@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from fulgurite.models.classification_module import OptimizerName
 from fulgurite.models.implicit_gnn.asynchronous import Asynchronous
+from fulgurite.models.implicit_gnn.distributed import Distributed
 from fulgurite.models.implicit_gnn.gcn import GCN
 from fulgurite.models.implicit_gnn.gcn_map import gcn_under_schedule
 from fulgurite.models.implicit_gnn.network import ImplicitGNN, Prediction
@@ -68,7 +69,9 @@ class ImplicitNodeClassifier(LightningModule):
 
     Args:
         network: what is trained.
-        workers: how the layer is solved once more in evaluation: by parts under a schedule, or by peers.
+        workers: how the layer is solved once more in evaluation: by parts under a schedule
+            (:class:`~fulgurite.models.implicit_gnn.asynchronous.Asynchronous`), or by peers
+            (:class:`~fulgurite.models.implicit_gnn.distributed.Distributed`).
         control: a network with layers, trained beside by the same loss; neither sees the other.
         optimizer: ``adam``, ``adamw`` or ``sgd``.
         learning_rate: of the optimizer. A graph is one batch, so an epoch is one step.
@@ -90,7 +93,7 @@ class ImplicitNodeClassifier(LightningModule):
         self,
         network: ImplicitGNN,
         *,
-        workers: Asynchronous | None = None,
+        workers: Asynchronous | Distributed | None = None,
         control: GCN | None = None,
         optimizer: OptimizerName = "adam",
         learning_rate: float = 0.01,
@@ -103,6 +106,11 @@ class ImplicitNodeClassifier(LightningModule):
             raise ValueError(f"got learning_rate={learning_rate}; expected more than 0")
         if not weight_decay >= 0:
             raise ValueError(f"got weight_decay={weight_decay}; expected 0 or more")
+        if control is not None and isinstance(workers, Distributed):
+            raise ValueError(
+                "got a control beside workers that are peers; expected workers with a schedule, that the control "
+                "can be run under too: give workers as Asynchronous, or no control"
+            )
         self.save_hyperparameters(ignore=["network", "control", "workers"])
         if "_instantiator" in self.hparams:  # LightningCLI gave the plain configs, which can rebuild them
             self.save_hyperparameters()
@@ -169,7 +177,7 @@ class ImplicitNodeClassifier(LightningModule):
         if self.control is not None:
             together = self.control(batch.features, batch.edge_index)
             values["control/accuracy"] = _accuracy(together, batch)
-            if self.workers is not None:
+            if isinstance(self.workers, Asynchronous):
                 apart = gcn_under_schedule(self.control, batch.features, batch.edge_index, self.workers)
                 values["control/workers/accuracy"] = _accuracy(apart, batch)
                 values["control/workers/agreement"] = _agreement(apart, together, batch)
