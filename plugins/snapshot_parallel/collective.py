@@ -83,8 +83,8 @@ class _Join(torch.autograd.Function):
         return gradient, gradient.new_zeros(0)
 
 
-# Sends a route's packed buffer (or, backward, its gradient's) and gives what came.
-Send = Callable[[str, Tensor, list[int], list[int]], Tensor]
+# Sends a tensor along a route, or a gradient the way back if told so, and gives what is made of what came.
+Transfer = Callable[[Route, Tensor, bool], Tensor]
 
 
 class Collective(torch.autograd.Function):
@@ -96,24 +96,17 @@ class Collective(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, token: Tensor | None, send: Send, route: Route, replayed: Tape | None
+        ctx: Any, x: Tensor, token: Tensor | None, transfer: Transfer, route: Route, replayed: Tape | None
     ) -> tuple[Tensor, Tensor]:
         """The output and the next token."""
-        ctx.send, ctx.route = send, route
-        output = forward(x, send, route) if replayed is None else replayed.replay()
+        ctx.transfer, ctx.route = transfer, route
+        output = transfer(route, x, False) if replayed is None else replayed.replay()
         return output, x.new_zeros(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         """The input's gradient and the token's."""
-        route: Route = ctx.route
         gradient, token = gradients
-        packed = route.pack_gradient(gradient)
-        received = ctx.send(f"{route.kind}/backward", packed, route.receive_sizes, route.send_sizes)
-        return route.unpack_gradient(received), token if ctx.needs_input_grad[1] else None, None, None, None
-
-
-def forward(x: Tensor, send: Send, route: Route) -> Tensor:
-    """The forward pass alone, for tensors that need no gradient."""
-    return route.unpack(send(route.kind, route.pack(x), route.send_sizes, route.receive_sizes))
+        received = ctx.transfer(ctx.route, gradient, True)
+        return received, token if ctx.needs_input_grad[1] else None, None, None, None

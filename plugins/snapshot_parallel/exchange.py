@@ -234,7 +234,9 @@ class GroupExchange(Exchange):
     """The exchange of a process group, by ``all_to_all_single`` with uneven splits (gloo on the CPU, NCCL on GPUs).
 
     CPU ranks of one machine read what they get out of each other's memory instead, which gives the same bits
-    (:class:`~fulgurite.plugins.snapshot_parallel.shared_memory.SharedMemory`). The result of a collective needs a gradient where its input does; callers see to it that this is the same on every
+    (:class:`~fulgurite.plugins.snapshot_parallel.shared_memory.SharedMemory`).
+
+    The result of a collective needs a gradient where its input does; callers see to it that this is the same on every
     rank. Whatever a rank owns, none of it included, it takes part in every call.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -53,10 +51,31 @@ class Halo(Route):
         self.given = [[place[step] for step in steps if step in place] for steps in wanted_by]
         owners = [set(source_steps(split, other, width)) for other in range(split.ranks)]
         taken = [[index for index, step in enumerate(wanted) if step in owned] for owned in owners]
+        self.taken = taken
         self.by_owner = [index for indices in taken for index in indices]
-        row = math.prod(trailing)
-        self.send_sizes = [len(indices) * row for indices in self.given]
-        self.receive_sizes = [len(indices) * row for indices in taken]
+        self.in_time = sorted(range(len(self.by_owner)), key=self.by_owner.__getitem__)
+        self.send_shapes = [torch.Size((len(indices), *trailing)) for indices in self.given]
+        self.receive_shapes = [torch.Size((len(indices), *trailing)) for indices in taken]
+
+    @override
+    def parts(self, x: Tensor) -> list[Tensor]:
+        return [_frames(x, indices) for indices in self.given]
+
+    @override
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return self._sorted(torch.cat(parts))
+
+    @override
+    def gradient_parts(self, gradient: Tensor) -> list[Tensor]:
+        return [_frames(gradient, indices) for indices in self.taken]
+
+    @override
+    def join_gradient(self, parts: list[Tensor]) -> Tensor:
+        gradient = parts[0].new_zeros(self.num_source, *self.trailing)
+        # Rank by rank: a frame goes to a rank once, so that no two additions meet and the order of sums is fixed.
+        for indices, part in zip(self.given, parts, strict=True):
+            gradient[indices] += part
+        return gradient
 
     @override
     def pack(self, x: Tensor) -> Tensor:
@@ -64,9 +83,7 @@ class Halo(Route):
 
     @override
     def unpack(self, flat: Tensor) -> Tensor:
-        frames = flat.view(len(self.by_owner), *self.trailing)
-        in_time = sorted(range(len(self.by_owner)), key=self.by_owner.__getitem__)
-        return frames if in_time == list(range(len(in_time))) else frames[in_time]
+        return self._sorted(flat.view(len(self.by_owner), *self.trailing))
 
     @override
     def pack_gradient(self, gradient: Tensor) -> Tensor:
@@ -74,11 +91,18 @@ class Halo(Route):
 
     @override
     def unpack_gradient(self, flat: Tensor) -> Tensor:
-        gradient = flat.new_zeros(self.num_source, *self.trailing)
-        # Rank by rank: a frame goes to a rank once, so that no two additions meet and the order of sums is fixed.
-        for indices, part in zip(self.given, flat.split(self.send_sizes), strict=True):
-            gradient[indices] += part.view(len(indices), *self.trailing)
-        return gradient
+        parts = zip(flat.split(self.send_sizes), self.send_shapes, strict=True)
+        return self.join_gradient([part.view(shape) for part, shape in parts])
+
+    def _sorted(self, frames: Tensor) -> Tensor:
+        return frames if self.in_time == list(range(len(self.in_time))) else frames[self.in_time]
+
+
+def _frames(x: Tensor, indices: list[int]) -> Tensor:
+    """Some frames, as a view where they follow one another."""
+    first = indices[0] if indices else 0
+    run = indices == list(range(first, first + len(indices)))
+    return x[first : first + len(indices)] if run else x[indices]
 
 
 def halo_frames(split: Split, width: int) -> int:

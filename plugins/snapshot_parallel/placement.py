@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from fulgurite.plugins.snapshot_parallel import heap
 from fulgurite.plugins.snapshot_parallel.exchange import Exchange
 from fulgurite.plugins.snapshot_parallel.formats import Mode
 from fulgurite.plugins.snapshot_parallel.partitioning import Balance, Partition, partition, snapshot_costs
@@ -165,6 +166,7 @@ class Placement:
         from fulgurite.plugins.snapshot_parallel.memory import choose_blocks
         from fulgurite.plugins.snapshot_parallel.statistics import Statistics
 
+        heap.give_back()  # what earlier steps freed is free
         free = torch.zeros(self._exchange.size, dtype=torch.int64)
         free[self._exchange.rank] = free_bytes(self._device, self._local_ranks)
         plan = choose_blocks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -13,20 +12,47 @@ from fulgurite.plugins.snapshot_parallel.partitioning import Split
 
 
 class Route(ABC):
-    """One all-to-all and its backward, as flat buffers with a part for every rank, in rank order.
+    """One all-to-all and its backward: what every rank gets, as one flat buffer in rank order or part by part.
 
     Forward packs the input, sends, and unpacks what came; backward packs the output's gradient, sends with the sizes
-    swapped, and unpacks (adds up) what came.
+    swapped, and unpacks (adds up) what came. Where ranks share memory the same parts are handed over one by one, as
+    they lie, and joined as they come.
 
     Attributes:
         kind: the name that its bytes are counted under.
-        send_sizes: elements for each rank.
-        receive_sizes: elements from each rank.
+        send_shapes: of the part for each rank.
+        receive_shapes: of the part from each rank.
     """
 
     kind: str
-    send_sizes: list[int]
-    receive_sizes: list[int]
+    send_shapes: list[torch.Size]
+    receive_shapes: list[torch.Size]
+
+    @property
+    def send_sizes(self) -> list[int]:
+        """Elements for each rank."""
+        return [shape.numel() for shape in self.send_shapes]
+
+    @property
+    def receive_sizes(self) -> list[int]:
+        """Elements from each rank."""
+        return [shape.numel() for shape in self.receive_shapes]
+
+    @abstractmethod
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """The input's part for each rank, not copied if that can be."""
+
+    @abstractmethod
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """The output from each rank's part, copied."""
+
+    @abstractmethod
+    def gradient_parts(self, gradient: Tensor) -> list[Tensor]:
+        """The output's gradient's part for each rank, not copied if that can be."""
+
+    @abstractmethod
+    def join_gradient(self, parts: list[Tensor]) -> Tensor:
+        """The input's gradient from each rank's part, copied."""
 
     @abstractmethod
     def pack(self, x: Tensor) -> Tensor:
@@ -52,15 +78,31 @@ class ToVertices(Route):
 
     def __init__(self, split: Split, rank: int, trailing: torch.Size) -> None:
         self.vertices, self.trailing = split.vertices, trailing
-        row = math.prod(trailing)
+        self.steps_each = split.steps_each
         self.own_steps, self.own_vertices = split.steps_each[rank], split.vertices_each[rank]
         self.num_steps = split.num_steps
-        self.send_sizes = [self.own_steps * count * row for count in split.vertices_each]
-        self.receive_sizes = [count * self.own_vertices * row for count in split.steps_each]
+        self.send_shapes = [torch.Size((self.own_steps, count, *trailing)) for count in split.vertices_each]
+        self.receive_shapes = [torch.Size((count, self.own_vertices, *trailing)) for count in split.steps_each]
+
+    @override
+    def parts(self, x: Tensor) -> list[Tensor]:
+        return [x[:, start:stop] for start, stop in self.vertices]
+
+    @override
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts)
+
+    @override
+    def gradient_parts(self, gradient: Tensor) -> list[Tensor]:
+        return list(gradient.split(list(self.steps_each)))
+
+    @override
+    def join_gradient(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, dim=1)
 
     @override
     def pack(self, x: Tensor) -> Tensor:
-        return torch.cat([x[:, start:stop].reshape(-1) for start, stop in self.vertices])
+        return torch.cat([part.reshape(-1) for part in self.parts(x)])
 
     @override
     def unpack(self, flat: Tensor) -> Tensor:
@@ -73,9 +115,8 @@ class ToVertices(Route):
 
     @override
     def unpack_gradient(self, flat: Tensor) -> Tensor:
-        parts = flat.split(self.send_sizes)
-        shapes = [(self.own_steps, stop - start, *self.trailing) for start, stop in self.vertices]
-        return torch.cat([part.view(shape) for part, shape in zip(parts, shapes, strict=True)], dim=1)
+        parts = zip(flat.split(self.send_sizes), self.send_shapes, strict=True)
+        return self.join_gradient([part.view(shape) for part, shape in parts])
 
 
 class ToSnapshots(Route):
@@ -85,7 +126,23 @@ class ToSnapshots(Route):
 
     def __init__(self, split: Split, rank: int, trailing: torch.Size) -> None:
         self.mirror = ToVertices(split, rank, trailing)
-        self.send_sizes, self.receive_sizes = self.mirror.receive_sizes, self.mirror.send_sizes
+        self.send_shapes, self.receive_shapes = self.mirror.receive_shapes, self.mirror.send_shapes
+
+    @override
+    def parts(self, x: Tensor) -> list[Tensor]:
+        return self.mirror.gradient_parts(x)
+
+    @override
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return self.mirror.join_gradient(parts)
+
+    @override
+    def gradient_parts(self, gradient: Tensor) -> list[Tensor]:
+        return self.mirror.parts(gradient)
+
+    @override
+    def join_gradient(self, parts: list[Tensor]) -> Tensor:
+        return self.mirror.join(parts)
 
     @override
     def pack(self, x: Tensor) -> Tensor:
@@ -111,10 +168,25 @@ class GatherSteps(Route):
 
     def __init__(self, split: Split, rank: int, trailing: torch.Size) -> None:
         self.ranks, self.num_steps, self.trailing = split.ranks, split.num_steps, trailing
-        self.own_steps = split.steps_each[rank]
-        row = math.prod(trailing)
-        self.send_sizes = [self.own_steps * row] * split.ranks
-        self.receive_sizes = [count * row for count in split.steps_each]
+        self.own_steps, self.steps_each = split.steps_each[rank], split.steps_each
+        self.send_shapes = [torch.Size((self.own_steps, *trailing))] * split.ranks
+        self.receive_shapes = [torch.Size((count, *trailing)) for count in split.steps_each]
+
+    @override
+    def parts(self, x: Tensor) -> list[Tensor]:
+        return [x] * self.ranks
+
+    @override
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts)
+
+    @override
+    def gradient_parts(self, gradient: Tensor) -> list[Tensor]:
+        return list(gradient.split(list(self.steps_each)))
+
+    @override
+    def join_gradient(self, parts: list[Tensor]) -> Tensor:
+        return torch.stack(parts).sum(0)
 
     @override
     def pack(self, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils.data import RandomSampler
 from typing_extensions import override
 
+from fulgurite.plugins.snapshot_parallel import heap
 from fulgurite.plugins.snapshot_parallel.counters import TrafficLog
 from fulgurite.plugins.snapshot_parallel.exchange import Exchange, GroupExchange, HaloMode
 from fulgurite.plugins.snapshot_parallel.failure import RollCall
@@ -57,6 +58,9 @@ class SnapshotParallelStrategy(DDPStrategy):
     replicas are dealt batches by Lightning's ``DistributedSampler``, as in DDP. Hooks of the module see the timeline in
     ``on_before_batch_transfer`` and the shard in ``on_after_batch_transfer``. Gradients that a step takes itself have
     to go through ``manual_backward``.
+
+    On the CPU ranks of one machine exchange through shared memory where the system lets them, and until teardown a
+    process keeps the memory that it frees (:mod:`~fulgurite.plugins.snapshot_parallel.heap`).
 
     Args:
         accelerator: as for ``DDPStrategy``, like the next four.
@@ -207,6 +211,8 @@ class SnapshotParallelStrategy(DDPStrategy):
         assert module is not None
         assert self._exchange is not None
         network = self._checked_network(module)
+        if self.root_device.type == "cpu":
+            heap.keep_freed()
         super().setup(trainer)
         if self.mesh.data_ranks == 1:
             # It would shuffle what is loaded in order, and so part from the single process.
@@ -319,6 +325,7 @@ class SnapshotParallelStrategy(DDPStrategy):
         """As in DDP; graphs on the device are let go."""
         self._placement = None
         self._gradients = None
+        heap.keep_no_longer()
         super().teardown()
 
     def counters(self) -> dict[str, int]:

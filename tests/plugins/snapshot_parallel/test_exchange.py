@@ -193,13 +193,13 @@ def loss_on_one_rank(split):
     exchange = GroupExchange()
     rank = exchange.rank
     order = []
-    send = exchange._send
+    transfer = exchange._transfer
 
-    def noted(kind, *args):
-        order.append(kind)
-        return send(kind, *args)
+    def noted(route, x, backward):
+        order.append(f"{route.kind}/backward" if backward else route.kind)
+        return transfer(route, x, backward)
 
-    exchange._send = noted
+    exchange._transfer = noted
     x = torch.full((split.steps_each[rank], split.num_vertices, 1), rank + 1.0, requires_grad=True)
     with exchange.chained() as chain:
         y = exchange.to_vertices(x, split)
