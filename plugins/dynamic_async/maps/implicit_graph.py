@@ -133,6 +133,7 @@ class ImplicitGraphMap(DynamicMap):
             self._part_of[nodes] = i
         self._neighbours = self._find_neighbours()
         self._kept: OrderedDict[tuple[int, bytes], _Edges] = OrderedDict()
+        self._left_scales: dict[tuple[int, bytes], NDArray[np.float64]] = {}
         self._wide = self.weight.astype(np.float64)
         self.scale = self._natural_scale() if scale is None else self._checked_scale(scale)
         self._scales = tuple(self.scale[nodes] for nodes in self.parts)
@@ -273,16 +274,20 @@ class ImplicitGraphMap(DynamicMap):
         edges = self._edges(epoch, mask)
         present = mask[self._part_of][:, None]
         slope = self._slope(self.preactivation(states, epoch=epoch, participants=mask)) * present
-        return ImplicitGraphMap(
+        view = (min(epoch, self.num_epochs - 1), mask.tobytes())
+        made = ImplicitGraphMap(
             csr_array(edges.matrix.T),
             self.weight.T,
             gradient,
             self.parts,
             activation="identity",
             iteration=self.iteration,
+            scale=self._left_scales.get(view),
             gain=slope if self.gain is None else slope * self.gain,
             dtype=self.dtype,
         )
+        self._left_scales = {view: made.scale}  # of A and W alone, and the dearest part of a backward pass
+        return made
 
     def aggregated(self, states: Array, *, epoch: int = 0, participants: Participants | None = None) -> Array:
         """(N, d) A X of a view; absent nodes read as 0."""

@@ -177,6 +177,10 @@ def test_the_adjoint_solves_the_transposed_system(seed, kind):
     by_solve = np.linalg.solve(np.eye(kernel.shape[0]) - slope.ravel()[:, None] * kernel.T, (slope * gradient).ravel())
     found = back.assemble(solve(back))
     np.testing.assert_allclose(found.ravel(), by_solve, atol=1e-5)
+    np.testing.assert_array_equal(map.adjoint(states, gradient).scale, back.scale)
+    missing = map.adjoint(states, gradient, participants=np.array([True, False, True]))
+    assert certify(missing).certified
+    assert not missing.assemble(solve(missing))[map.parts[1]].any()
     # Its own bound, per node and channel.
     everybody = np.ones(3, bool)
     blocks = solve(back, steps=5)
