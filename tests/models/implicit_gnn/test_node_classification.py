@@ -4,7 +4,7 @@ from lightning.pytorch import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
 from fulgurite.data.graph_chains import GraphChains
-from fulgurite.models.implicit_gnn import GCN, Asynchronous, ImplicitGNN, ImplicitNodeClassifier
+from fulgurite.models.implicit_gnn import GCN, Asynchronous, Distributed, ImplicitGNN, ImplicitNodeClassifier
 
 
 def trainer(epochs, **options):
@@ -43,6 +43,17 @@ def test_a_gcn_that_is_deep_enough_is_right_in_step_and_wrong_out_of_it():
     assert got["val/accuracy"] == got["val/workers/accuracy"] == 1.0
     assert got["val/control/accuracy"] > 0.95
     assert got["val/control/workers/accuracy"] < 0.9
+
+
+def test_a_checkpoint_gives_the_same_back(tmp_path):
+    data = GraphChains(num_chains=6, length=4)
+    module = ImplicitNodeClassifier(ImplicitGNN(4, 2), learning_rate=0.05)
+    ran = trainer(2)
+    ran.fit(module, data)
+    ran.save_checkpoint(tmp_path / "last.ckpt")
+    again = ImplicitNodeClassifier.load_from_checkpoint(tmp_path / "last.ckpt", network=ImplicitGNN(4, 2))
+    assert again.learning_rate == 0.05
+    assert torch.equal(again(data.part("val")), module(data.part("val")))
 
 
 def test_control_and_network_do_not_see_each_other():
@@ -84,6 +95,20 @@ def test_it_trains_and_tests_with_every_optimizer(optimizer):
 def test_options_out_of_range_are_refused(options, named):
     with pytest.raises(ValueError, match=named):
         ImplicitNodeClassifier(ImplicitGNN(4, 2), **options)
+
+
+def test_peers_measure_what_was_learnt():
+    data = GraphChains(num_chains=8, length=4)
+    workers = Distributed(peers=2, parts=3, heartbeat_s=0.05, silence_s=0.6)
+    module = ImplicitNodeClassifier(ImplicitGNN(4, 2), workers=workers)
+    (got,) = trainer(1).test(module, data, verbose=False)
+    assert got["test/workers/accuracy"] == got["test/accuracy"]
+    assert got["test/workers/error_bound"] < 1e-5
+
+
+def test_peers_have_no_schedule_to_run_a_control_under():
+    with pytest.raises(ValueError, match="no control"):
+        ImplicitNodeClassifier(ImplicitGNN(4, 2), workers=Distributed(), control=GCN(4, 2))
 
 
 def test_a_batch_of_another_kind_is_refused():
