@@ -1,8 +1,9 @@
 from itertools import product
 
-from fulgurite.plugins.dynamic_async.engine.hosting import assign
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fulgurite.plugins.dynamic_async.engine.hosting import assign
 
 situations = st.tuples(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6, unique=True),
@@ -49,9 +50,7 @@ def test_what_is_assigned_stays_as_it_is(situation):
 @given(st.integers(1, 3), st.integers(0, 5), st.data())
 def test_no_balanced_choice_moves_fewer_shards(num_peers, num_shards, data):
     peers = list(range(num_peers))
-    hosts = {
-        shard: data.draw(st.sampled_from([*peers, 99])) for shard in range(num_shards) if data.draw(st.booleans())
-    }
+    hosts = {shard: data.draw(st.sampled_from([*peers, 99])) for shard in range(num_shards) if data.draw(st.booleans())}
     least = min(
         moved(hosts, dict(enumerate(choice)))
         for choice in product(peers, repeat=num_shards)
@@ -80,3 +79,5 @@ def test_a_peer_with_shards_of_its_own_hosts_those_and_no_others():
     assert assign([1, 3, 4], {}, 3, wanted=wanted) == {0: 1, 1: 1, 2: 4}
     assert assign([4, 5], {}, 3, wanted=wanted) == {0: 4, 1: 4, 2: 5}
     assert assign([3], {}, 3, wanted=wanted) == {}
+    # Of two that claim a shard, the one that has it keeps it.
+    assert assign([1, 2], {0: 2}, 1, wanted={1: {0}, 2: {0}}) == {0: 2}

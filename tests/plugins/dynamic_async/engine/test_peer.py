@@ -1,8 +1,10 @@
 """Every rule of section 5 of the design, with peers that take turns on a clock of the test's own."""
 
+from threading import Thread, current_thread
+
 import numpy as np
 import pytest
-from dynamic_async_peers import Cluster, Linear, error
+from dynamic_async_peers import TIMEOUT_S, Cluster, Linear, error
 
 from fulgurite.plugins.dynamic_async.engine.frames import Codec
 from fulgurite.plugins.dynamic_async.engine.in_process import Hub, InProcessTransport
@@ -307,8 +309,6 @@ def test_options_that_cannot_be(options, message):
 
 
 def test_threads_iterate_and_stop_together():
-    from threading import Thread
-
     cluster = Cluster()
     peers = [
         Peer(
@@ -331,12 +331,54 @@ def test_threads_iterate_and_stop_together():
 
 
 def test_what_fails_in_the_heartbeat_is_raised_by_the_next_step():
+    class Failing(InProcessTransport):
+        def collect(self):
+            if current_thread().name == "heartbeats":
+                raise OSError("no sockets left")
+            return super().collect()
+
     cluster = Cluster()
-    peer = Peer(
-        cluster.map, InProcessTransport(cluster.hub), cluster.codec, expected_peers=1, heartbeat_s=0.01,
-        timeout_s=1.0, load=lambda i: np.full(2, 1e9),
-    )  # fmt: skip
-    with pytest.raises(MapError, match="cannot join"), peer.heartbeats():
-        for _ in range(1000):
+    peer = Peer(cluster.map, Failing(cluster.hub), cluster.codec, heartbeat_s=0.01, timeout_s=1.0)
+    with pytest.raises(OSError, match="no sockets left"), peer.heartbeats():
+        for _ in range(10000):
             peer.wait()
             peer.poll()
+
+
+def test_who_slept_takes_nobody_for_dead_before_having_listened():
+    cluster = cluster_of(2)
+    before = cluster.hosts()
+    sleeper = cluster.peers.pop(2)
+    sleeper._transport.collect()
+    cluster.now += 3 * TIMEOUT_S
+    sleeper.poll()
+    assert list(sleeper.hosted) == before[2]
+    assert sleeper.peers() == (1, 2)
+    # The dead are found out all the same, with time awake.
+    cluster.kill(1)
+    cluster.peers[2] = sleeper
+    cluster.until(lambda: cluster.hosts() == {2: [0, 1, 2, 3]}, most=10)
+
+
+def test_a_former_life_is_no_longer_read_once_a_later_one_is_known_of():
+    cluster = cluster_of(3)
+    first, second = cluster.peers[1], cluster.peers[2]
+    shard = second.hosted[0]
+    block = first.blocks()[shard]
+    # By hearsay only: whoever has it now has not been heard yet.
+    first._members.learn(shard, Incarnation(block.incarnation.number + 1, 3))
+    assert shard not in first.blocks()
+    assert not first.view()[shard]
+    assert (first.begin(first.hosted[0]).inputs[shard] == 0).all()
+
+
+def test_fingerprints_agree_where_views_do_and_change_with_every_life():
+    cluster = cluster_of(2)
+    cluster.turn(4)
+    first, second = cluster.peers.values()
+    before = first.begin(first.hosted[0]).fingerprint
+    assert second.begin(second.hosted[0]).fingerprint == before
+    cluster.peers[2].release()
+    cluster.until(cluster.settled)
+    assert first.view().all()
+    assert first.begin(0).fingerprint != before
