@@ -28,9 +28,10 @@ class RoutingExperiment(LightningModule):
 
     Logged each tick: ``routing/wrong``, routes that differ from the epoch's own answer, which is found without any
     history (−1 where there is none). Logged at the end of each epoch: ``routing/wrong_at_end``; ``routing/used``,
-    pseudocycles until all was right (−1: never); ``routing/k_star`` (−1: no bound). And over the epochs so far:
-    ``routing/never_right`` epochs, ``routing/most_used``, and ``routing/bounds_broken``: epochs in which something was
-    wrong after k* pseudocycles, which would break the theorem; ``routing/bounds_held``: those put to the test.
+    pseudocycles until all was right (−1: not while it lasted); ``routing/k_star`` (−1: no bound). And over the epochs
+    so far: ``routing/unsettled`` epochs, ``routing/most_used``, and ``routing/bounds_broken``: epochs in which
+    something was wrong after k* pseudocycles, which would break the theorem; ``routing/bounds_held``: those put to the
+    test.
 
     Args:
         topology: a topology file, the name of one that is built in, or ``random``; see
@@ -126,7 +127,7 @@ class RoutingExperiment(LightningModule):
         self.log("routing/wrong_at_end", float(-1 if epoch.wrong is None else epoch.wrong[2]))
         self.log("routing/used", float(-1 if epoch.used is None else epoch.used))
         self.log("routing/k_star", float(-1 if epoch.verdict.k_star is None else epoch.verdict.k_star))
-        self.log("routing/never_right", float(sum(each.used is None for each in so_far)))
+        self.log("routing/unsettled", float(sum(each.used is None for each in so_far)))
         self.log("routing/most_used", float(max(each.used or 0 for each in so_far)), prog_bar=True)
         self.log("routing/bounds_held", float(sum(each.bound_kept is not None for each in so_far)))
         self.log("routing/bounds_broken", float(sum(each.bound_kept is False for each in so_far)))
@@ -137,7 +138,12 @@ class RoutingExperiment(LightningModule):
     def on_fit_end(self) -> None:
         """Leave picture, page and JSON where the logger writes."""
         folder = self.trainer.log_dir
-        if not self._report or folder is None or self.trainer.fast_dev_run or not self.trainer.is_global_zero:
+        if (
+            not self._report
+            or folder is None
+            or getattr(self.trainer, "fast_dev_run", False)
+            or not self.trainer.is_global_zero
+        ):
             return
         from fulgurite.plugins.dynamic_async.routing.route_page import write_route_page
         from fulgurite.plugins.dynamic_async.routing.route_picture import write_route_picture

@@ -42,7 +42,7 @@ def test_a_trainer_s_epoch_is_the_network_s(tmp_path):
     assert metrics["routing/used"] == last.used
     assert metrics["routing/k_star"] == last.verdict.k_star
     assert metrics["routing/wrong_at_end"] == 0
-    assert metrics["routing/never_right"] == 0
+    assert metrics["routing/unsettled"] == 0
     assert metrics["routing/bounds_broken"] == 0
     assert metrics["routing/most_used"] == max(epoch.used for epoch in run.epochs)
     assert json.loads((tmp_path / "lightning_logs/version_0/route.json").read_text())["nodes"] == 6
@@ -59,7 +59,7 @@ def test_what_cannot_converge_is_logged_as_such(tmp_path):
     trainer = trainer_of(tmp_path, max_epochs=2)
     trainer.fit(module)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert metrics["routing/never_right"] == 1
+    assert metrics["routing/unsettled"] == 1
     assert metrics["routing/used"] == -1
     assert metrics["routing/k_star"] == -1
     assert metrics["routing/wrong_at_end"] == 2

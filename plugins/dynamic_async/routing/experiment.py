@@ -40,8 +40,8 @@ class EpochResult:
         verdict: what was known before.
         answer: how its right routes were found; ``none``: from ⊥ synchronous rounds never settle.
         pseudocycles: how many it holds.
-        settled: the tick from which on every route is right; None: never.
-        used: pseudocycles until then, the one that was under way included; None: never.
+        settled: the tick from which on every route is right; None: not while it lasted.
+        used: pseudocycles until then, the one that was under way included; None: likewise.
         wrong: wrong routes at its beginning, at the worst, and at its end; unstable ones, that a round would change,
             where there is no answer; None where even that was too much to compute.
         bound_kept: whether every route was right after k* pseudocycles; None if there is no k*, or the epoch ended

@@ -56,7 +56,10 @@ def findings(run: RoutingRun) -> list[str]:
         sentences.append(f"Of {len(held)} epochs that held k* pseudocycles, {of} were right by then.")
     never = [n for n, epoch in enumerate(run.epochs) if epoch.used is None and epoch.answer != "none"]
     if never:
-        sentences.append(f"Never right: epoch{'s' * (len(never) > 1)} {', '.join(map(str, never))}.")
+        sentences.append(f"Still wrong at its end: epoch {', '.join(map(str, never))}.")
+    early = [n for n in never if (k_star := run.epochs[n].verdict.k_star) and run.epochs[n].pseudocycles < k_star]
+    if early:
+        sentences.append(f"Too short for its bound, so wrong for now: epoch {', '.join(map(str, early))}.")
     if any(epoch.answer == "none" for epoch in run.epochs):
         sentences.append(
             "* Synchronous rounds from nothing never settle, so there is no answer to compare with. Counted are routes "

@@ -19,6 +19,7 @@ from fulgurite.plugins.files import replacing
 INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"
 WRONG, BOUND, USED, BAD = "#3f72b5", "#d9480f", "#4d9f71", "#b3261e"
 _NAMED = 14  # epochs whose events find room in the picture
+_CLOSE = 8  # epochs that are shown from near
 
 
 def write_route_picture(run: RoutingRun, path: str | os.PathLike[str]) -> None:
@@ -32,14 +33,24 @@ def write_route_picture(run: RoutingRun, path: str | os.PathLike[str]) -> None:
 
 
 def route_picture(run: RoutingRun) -> Figure:
-    """Above: wrong routes of each epoch over ticks, with its events. Below: pseudocycles used, held, and k*."""
+    """Wrong routes over ticks with each epoch's events; its beginning from near; pseudocycles used, held, and k*."""
     named = len(run.epochs) <= _NAMED and len(run.epochs) > 1
     lines = max((len(epoch.events) for epoch in run.epochs), default=0) if named else 0
-    figure = Figure(figsize=(11, 7 + 0.16 * min(lines, 8)), dpi=150, layout="constrained", facecolor="white")
+    close = [epoch for epoch in run.epochs if epoch.settled is not None] if len(run.epochs) <= _CLOSE else []
+    height = (9 if close else 7) + 0.16 * min(lines, 8)
+    figure = Figure(figsize=(11, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
+    rows = figure.add_gridspec(3 if close else 2, 1, height_ratios=(3, 2, 2) if close else (3, 2))
+    upper, lower = figure.add_subplot(rows[0]), figure.add_subplot(rows[-1])
     for axis in (upper, lower):
         _style(axis)
+    if close:
+        longest = max(epoch.settled - epoch.start for epoch in close if epoch.settled is not None)
+        places = rows[1].subgridspec(1, len(run.epochs), wspace=0.05)
+        for number in range(len(run.epochs)):
+            axis = figure.add_subplot(places[number])
+            _style(axis)
+            _draw_close(axis, run, number, max(12, round(1.3 * longest)))
     _draw_ticks(upper, run, named)
     _draw_pseudocycles(lower, run)
     return figure
@@ -90,13 +101,39 @@ def _draw_ticks(axis: Axes, run: RoutingRun, named: bool) -> None:
     axis.legend(handles=handles, frameon=False, labelcolor=INK, fontsize=8.5, loc="upper right", ncols=len(handles))
 
 
+def _draw_close(axis: Axes, run: RoutingRun, number: int, ticks: int) -> None:
+    epoch = run.epochs[number]
+    last = min(epoch.end, epoch.start + ticks)
+    values = np.maximum(run.wrong[epoch.start : last + 1], 0)
+    color = WRONG if epoch.answer != "none" else BAD
+    for end in run.ends:
+        if epoch.start < end <= last:
+            axis.axvline(end - epoch.start, color=GRID, linewidth=0.8)
+    axis.fill_between(range(len(values)), values, step="post", color=color, alpha=0.2, linewidth=0)
+    axis.step(range(len(values)), values, where="post", color=color, linewidth=1.4)
+    if epoch.settled is not None:
+        axis.plot([epoch.settled - epoch.start], [0], marker="v", color=USED, markersize=6, zorder=3, clip_on=False)
+    axis.set_xlim(0, ticks)
+    axis.set_ylim(0, max(1, int(run.wrong.max())) * 1.05)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    axis.grid(False)
+    axis.set_title(f"epoch {number}: {outcome(epoch)}", fontsize=9, color=INK, loc="left")
+    if number:
+        axis.tick_params(labelleft=False)
+    else:
+        axis.set_ylabel("routes")
+    if number == len(run.epochs) // 2:
+        axis.set_xlabel("ticks from the epoch's beginning; each line ends a pseudocycle")
+
+
 def _draw_settled(axis: Axes, epoch: EpochResult, top: int) -> None:
     middle = (epoch.start + epoch.end + 1) / 2
     if epoch.settled is not None:
         axis.plot([epoch.settled], [top * 0.035], marker="v", color=USED, markersize=6, zorder=3)
         return
     if epoch.wrong is not None and epoch.answer != "none":
-        text = f"{epoch.wrong[2]} never right"
+        text = f"{epoch.wrong[2]:,} still wrong"
         axis.annotate(text, (middle, top * 1.04), ha="center", fontsize=8, color=BAD)
 
 
@@ -104,7 +141,7 @@ def outcome(epoch: EpochResult) -> str:
     """In two words, when an epoch was right."""
     if epoch.answer == "none":
         return "no answer"
-    return "never right" if epoch.used is None else f"{epoch.used:,} used"
+    return "still wrong" if epoch.used is None else f"{epoch.used:,} used"
 
 
 def _events(epoch: EpochResult) -> list[str]:

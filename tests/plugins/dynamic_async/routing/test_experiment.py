@@ -84,11 +84,11 @@ def test_no_answer_is_not_called_right():
     assert any("oscillate" in line or "no stable state" in line for line in findings(run))
 
 
-def test_what_counts_to_infinity_is_never_right():
+def test_what_counts_to_infinity_stays_wrong():
     run = run_of(built_in("count-to-infinity"), "shortest")
     assert [epoch.used is None for epoch in run.epochs] == [False, True]
-    assert epoch_cells(1, run.epochs[1])["used"] == "never right"
-    assert "Never right: epoch 1." in findings(run)
+    assert epoch_cells(1, run.epochs[1])["used"] == "still wrong"
+    assert "Still wrong at its end: epoch 1." in findings(run)
 
 
 def test_too_large_a_run_is_refused_before_it_begins(monkeypatch):
@@ -112,7 +112,8 @@ def test_picture_and_page(changing, tmp_path):
     write_route_picture(changing, tmp_path / "a" / "route.png")
     assert (tmp_path / "a" / "route.png").read_bytes()[:4] == b"\x89PNG"
     figure = route_picture(changing)
-    upper, lower = figure.axes
+    upper, lower, *near = figure.axes
+    assert len(near) == len(changing.epochs)
     assert {text.get_text() for text in upper.texts} >= {"\n".join(changing.epochs[0].events) or "start"}
     assert any(f"k* {changing.epochs[0].verdict.k_star}" in text.get_text() for text in lower.texts)
     drawn = np.concatenate([line.get_ydata() for line in upper.lines if len(line.get_ydata()) == 80])
