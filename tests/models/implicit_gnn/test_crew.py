@@ -10,7 +10,7 @@ from fulgurite.models.implicit_gnn.distributed import settled_state
 from fulgurite.models.implicit_gnn.fixed_point import Synchronous
 from fulgurite.plugins.dynamic_async.model.certification import certify
 
-QUICK = {"heartbeat_s": 0.05, "silence_s": 0.6, "timeout_s": 120.0}
+QUICK = {"heartbeat_s": 0.05, "silence_s": 1.0, "timeout_s": 120.0}
 
 
 def off_by(crew, states, equation):

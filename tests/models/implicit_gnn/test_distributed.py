@@ -7,7 +7,7 @@ from fulgurite.models.implicit_gnn.bound import error_bound
 from fulgurite.models.implicit_gnn.distributed import Distributed
 from fulgurite.models.implicit_gnn.fixed_point import NotSolvedError, Synchronous, equilibrium
 
-QUICK = {"heartbeat_s": 0.05, "silence_s": 0.6}
+QUICK = {"heartbeat_s": 0.05, "silence_s": 1.0}
 
 
 @pytest.mark.parametrize("nemon", [False, True])
