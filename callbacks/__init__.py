@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fulgurite.callbacks.convergence_certifier import ConvergenceCertifier as ConvergenceCertifier
+    from fulgurite.callbacks.fault_injector import FaultInjector as FaultInjector
     from fulgurite.callbacks.graph_challenge import GraphChallenge as GraphChallenge
     from fulgurite.callbacks.neat_evolution import NeatEvolution as NeatEvolution
     from fulgurite.callbacks.prune_to_sparse import PruneToSparse as PruneToSparse
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from fulgurite.callbacks.sparse_evolution import SparseEvolution as SparseEvolution
 
 _HOMES = {
+    "ConvergenceCertifier": "fulgurite.callbacks.convergence_certifier",
+    "FaultInjector": "fulgurite.callbacks.fault_injector",
     "GraphChallenge": "fulgurite.callbacks.graph_challenge",
     "NeatEvolution": "fulgurite.callbacks.neat_evolution",
     "PruneToSparse": "fulgurite.callbacks.prune_to_sparse",
@@ -24,6 +28,8 @@ _HOMES = {
     "SparseEvolution": "fulgurite.callbacks.sparse_evolution",
 }
 __all__ = [
+    "ConvergenceCertifier",
+    "FaultInjector",
     "GraphChallenge",
     "NeatEvolution",
     "PruneToSparse",

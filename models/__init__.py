@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fulgurite.models.implicit_gnn.network import ImplicitGNN as ImplicitGNN
     from fulgurite.models.implicit_gnn.node_classification import ImplicitNodeClassifier as ImplicitNodeClassifier
     from fulgurite.models.routing import RoutingExperiment as RoutingExperiment
+    from fulgurite.models.softmax_probe import SoftmaxProbe as SoftmaxProbe
     from fulgurite.models.sparse_network.classifier import SparseClassifier as SparseClassifier
     from fulgurite.models.sparse_network.network import SparseNetwork as SparseNetwork
     from fulgurite.models.sparse_network.population import SparsePopulation as SparsePopulation
@@ -43,6 +44,7 @@ _HOMES = {
     "ImplicitGNN": "fulgurite.models.implicit_gnn.network",
     "ImplicitNodeClassifier": "fulgurite.models.implicit_gnn.node_classification",
     "RoutingExperiment": "fulgurite.models.routing",
+    "SoftmaxProbe": "fulgurite.models.softmax_probe",
     "SparseClassifier": "fulgurite.models.sparse_network.classifier",
     "SparseNetwork": "fulgurite.models.sparse_network.network",
     "SparsePopulation": "fulgurite.models.sparse_network.population",
@@ -71,6 +73,7 @@ __all__ = [
     "ImplicitGNN",
     "ImplicitNodeClassifier",
     "RoutingExperiment",
+    "SoftmaxProbe",
     "SparseClassifier",
     "SparseNetwork",
     "SparsePopulation",

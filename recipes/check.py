@@ -50,8 +50,8 @@ def check_recipe(
         registry: the installed plugins.
         allow_import: modules of the user's own that it may import.
         args: overrides, as on the command line.
-        own_process: whether to run in a process of its own; None: if it uses more than one device, because Lightning's
-            launcher re-executes the command line of the process that it runs in.
+        own_process: whether to run in a process of its own; None: if it starts others (more than one device, or local
+            peers), because those re-execute the command line of the process that starts them.
     """
     try:
         settings = recipe.settings
@@ -78,6 +78,8 @@ def uses_processes(settings: dict[str, Any], args: tuple[str, ...] = ()) -> bool
     """Whether a recipe, with these overrides, may start more than one process."""
     trainer = settings.get("trainer")
     asked = dict(trainer) if isinstance(trainer, dict) else {}
+    if _local_peers(asked.get("strategy"), args) not in (1, "1"):
+        return True
     for word in args:
         key, _, value = word.removeprefix("--trainer.").partition("=")
         if word.startswith("--trainer.") and key in ("devices", "num_nodes", "accelerator"):
@@ -90,6 +92,17 @@ def uses_processes(settings: dict[str, Any], args: tuple[str, ...] = ()) -> bool
 
         return torch.cuda.device_count() > 1  # Lightning takes all of them
     return devices not in (1, "1", "auto", [0])
+
+
+def _local_peers(strategy: object, args: tuple[str, ...]) -> object:
+    """How many processes a strategy of peers starts on this machine, as it is written there."""
+    options = strategy.get("init_args") if isinstance(strategy, dict) else None
+    found = options.get("local_peers", 1) if isinstance(options, dict) else 1
+    for word in args:
+        key, equals, value = word.partition("=")
+        if equals and key.startswith("--trainer.strategy.") and key.endswith(".local_peers"):
+            found = value
+    return found
 
 
 def one_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 
 from fulgurite.plugins.dynamic_async.engine.faults import Faults, FaultyTransport, Striker
 from fulgurite.plugins.dynamic_async.engine.frames import Codec
@@ -23,7 +24,15 @@ from fulgurite.plugins.dynamic_async.engine.peer import Peer
 from fulgurite.plugins.dynamic_async.engine.recorder import Recorder
 from fulgurite.plugins.dynamic_async.engine.transport import Transport
 from fulgurite.plugins.dynamic_async.leading import adopt_versions, log_versions
-from fulgurite.plugins.dynamic_async.local_peers import CONTACT, KEY, NONCE, LocalPeers, own_number, same_command
+from fulgurite.plugins.dynamic_async.local_peers import (
+    CONTACT,
+    KEY,
+    NONCE,
+    LocalPeers,
+    own_life,
+    own_number,
+    same_command,
+)
 from fulgurite.plugins.dynamic_async.training_map import TrainingMap
 
 _log = logging.getLogger(__name__)
@@ -51,6 +60,7 @@ class Joining:
     record: str | None
     restart_s: float | None
     restarts: int
+    strike: Callable[[], None] | None = field(default=None, init=False)
     _others: LocalPeers | None = field(default=None, init=False)
     _shared: tuple[SharedKey, str] | None = field(default=None, init=False)
 
@@ -77,11 +87,12 @@ class Joining:
         self._shared = key, run
         codec = Codec(key.material, run_nonce(run), shared.fingerprint())
         transport: Transport = self._open(listen, codec)
-        salt, strike = own_number(), None
         if faults is not None:
+            # Of its own for each life of each peer: who dies at the tenth step would die of it again.
+            salt = own_life() << 16 | own_number()
             faulty = FaultyTransport(transport, faults, salt=salt) if faults.any_of_messages else None
             transport = faulty or transport
-            strike = Striker(faults, salt=secrets.randbits(32) if faults.kill else salt, transport=faulty)
+            self.strike = Striker(faults, salt=salt, transport=faulty)
         recorder = None
         if self.record is not None:
             path = Path(self.record) / f"peer-{own_number()}-{os.getpid()}.jsonl"
@@ -100,7 +111,6 @@ class Joining:
             patience_s=None if self.join else max(self.wait_s, self.timeout_s),
             recorder=recorder,
             load=load,
-            strike=strike,
             number=number,
         )
 
@@ -112,6 +122,8 @@ class Joining:
         assert self._shared is not None
         key, run = self._shared
         if self.local_peers > 1:
+            # Otherwise each takes all cores, and threads of different peers mostly wait for each other.
+            _set_num_threads_if_needed(self.local_peers)
             if not sys.argv or not Path(sys.argv[0]).is_file():
                 raise ValueError(
                     f"got local_peers={self.local_peers} in an interactive session, which cannot be started again; "
@@ -140,11 +152,18 @@ class Joining:
                 self.wait_s,
             )
 
+    def abandon(self) -> None:
+        """Leave those that were started here to themselves, as if this process had been killed."""
+        if self._others is not None and (pids := self._others.pids):
+            listed = ", ".join(f"{number} (process {pid})" for number, pid in sorted(pids.items()))
+            _log.warning("this peer leaves with an error; local peers %s go on", listed)
+        self._others = None
+
     def leave(self, peer: Peer, *, linger_s: float) -> None:
-        """Go once the others have heard, and see off those that were started here."""
+        """Go once the others have heard, and see off those that were started here, for as long as they train."""
         peer.close(linger_s=min(linger_s, self.timeout_s))
         if self._others is not None:
-            codes = self._others.wait(linger_s)
+            codes = self._others.wait(linger_s if peer.stopped or not linger_s else float("inf"))
             self._others = None
             if failed := {number: code for number, code in codes.items() if code}:
                 _log.warning("of the local peers, %s", ", ".join(f"{n} ended with {c}" for n, c in failed.items()))

@@ -18,6 +18,7 @@ NUMBER = "FULGURITE_ASYNC_PEER"
 CONTACT = "FULGURITE_ASYNC_JOIN"
 KEY = "FULGURITE_ASYNC_KEY"
 NONCE = "FULGURITE_ASYNC_NONCE"
+LIFE = "FULGURITE_ASYNC_LIFE"
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +26,11 @@ _log = logging.getLogger(__name__)
 def own_number() -> int:
     """Which local peer this process is: 0 started the others."""
     return int(os.environ.get(NUMBER, "0"))
+
+
+def own_life() -> int:
+    """How often this local peer was started before."""
+    return int(os.environ.get(LIFE, "0"))
 
 
 def same_command() -> list[str]:
@@ -69,6 +75,7 @@ class LocalPeers:
         self._restart_s, self._restarts = restart_s, restarts
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._codes: dict[int, int] = {}
+        self._lives: dict[int, int] = {}
         self._changed = threading.Condition()
         self._over = False
 
@@ -93,7 +100,8 @@ class LocalPeers:
         with self._changed:
             self._over = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._processes, max(0.0, end - time.monotonic()))
+            left = min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX)
+            self._changed.wait_for(lambda: not self._processes, left)
             late = dict(self._processes)
         for number, process in late.items():
             _log.warning(
@@ -116,7 +124,9 @@ class LocalPeers:
 
     def _start(self, number: int) -> None:
         # Lightning's own notices come from rank 0 alone.
-        environment = os.environ | self._environment | {NUMBER: str(number), "LOCAL_RANK": str(number)}
+        life = self._lives[number] = self._lives.get(number, -1) + 1
+        own = {NUMBER: str(number), LIFE: str(life), "LOCAL_RANK": str(number)}
+        environment = os.environ | self._environment | own
         process = subprocess.Popen(self._command, env=environment)
         self._processes[number] = process
         threading.Thread(target=self._watch, args=(number, process), daemon=True, name=f"peer-{number}").start()

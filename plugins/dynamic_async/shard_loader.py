@@ -81,9 +81,13 @@ class ShardLoader:
         """How many samples a shard has."""
         return len(range(shard, len(self.loader.dataset), self.shards))  # type: ignore[arg-type]
 
+    def whole(self, shard: int) -> Any:
+        """All of a shard as one batch, whoever hosts it; draws no random numbers and changes nothing."""
+        return next(iter(self._part(shard, self.size(shard), torch.Generator(), shuffle=False)))
+
     def _full(self, shard: int) -> Any:
         if shard not in self._whole:
-            self._whole[shard] = next(iter(self._part(shard, self.size(shard), shuffle=False)))
+            self._whole[shard] = self.whole(shard)
         return self._whole[shard]
 
     def _next(self, shard: int) -> Any:
@@ -91,15 +95,15 @@ class ShardLoader:
             if shard not in self._batches:
                 size = min(self.loader.batch_size or 1, self.size(shard))
                 shuffle = isinstance(self.loader.sampler, RandomSampler)
-                self._batches[shard] = iter(self._part(shard, size, shuffle=shuffle))
+                number = self._passes[shard] = self._passes.get(shard, -1) + 1
+                generator = torch.Generator().manual_seed(hash((self.seed, shard, number)) % 2**63)
+                self._batches[shard] = iter(self._part(shard, size, generator, shuffle=shuffle))
             try:
                 return next(self._batches[shard])
             except StopIteration:
                 del self._batches[shard]
 
-    def _part(self, shard: int, batch_size: int, *, shuffle: bool) -> DataLoader[Any]:
-        number = self._passes[shard] = self._passes.get(shard, -1) + 1
-        generator = torch.Generator().manual_seed(hash((self.seed, shard, number)) % 2**63)
+    def _part(self, shard: int, batch_size: int, generator: torch.Generator, *, shuffle: bool) -> DataLoader[Any]:
         dataset: Any = self.loader.dataset
         return DataLoader(
             Subset(dataset, range(shard, len(dataset), self.shards)),

@@ -15,6 +15,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -184,6 +185,16 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         return self._training.peer if self._training else None
 
     @property
+    def eps(self) -> float | None:
+        """The certified error at which training stops."""
+        return self._eps
+
+    @property
+    def shard_loader(self) -> ShardLoader | None:
+        """The training data by shards, once training has begun."""
+        return self._loader
+
+    @property
     def verdict(self) -> tuple[Literal["certified", "empirical"], str]:
         """Whether the answer is certified, and why or why not."""
         certificate = self.certificate()
@@ -292,6 +303,8 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         assert self._training is not None
         assert self._loader is not None
         training = self._training
+        if self._joining.strike is not None:
+            self._joining.strike()
 
         def anchored() -> Any:
             loss = closure()
@@ -343,8 +356,10 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
 
     @override
     def on_exception(self, exception: BaseException) -> None:
-        """Go without lingering: the others adopt what was hosted here."""
+        """Go without lingering: the others adopt what was hosted here. Whoever interrupts this process means all."""
         self._linger_s = 0.0
+        if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            self._joining.abandon()
         super().on_exception(exception)
 
     def _load(self, shard: int) -> Any:
