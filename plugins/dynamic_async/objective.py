@@ -50,14 +50,16 @@ class ObjectiveWatch:
     r"""Checks a stated pair (μ, L) for a linear head with weight decay on frozen features.
 
     With features φ that do not change and a head z = Wφ + v that is all that trains, the losses ``cross_entropy``,
-    ``binary_cross_entropy_with_logits`` and ``mse_loss`` (each a mean), plus :math:`\frac{\mu'}{2} \|(W, v)\|^2`, are
+    ``binary_cross_entropy_with_logits`` and ``mse_loss`` (each a mean), plus :math:`\frac{\mu}{2} \|(W, v)\|^2`, are
     convex, and what decides is checked:
 
     - before training: every parameter that trains is the weight or bias of one ``nn.Linear``;
-    - at each evaluation, from what the head read and gave: the gradient is the closed form of one of these losses with
-      a decay of at least μ, so the loss *is* that one; and
-      :math:`L \ge h\,\lambda_{\max}(\frac1n \sum \tilde\varphi\tilde\varphi^\top) + \mu'`, with :math:`\tilde\varphi =
-      (\varphi, 1)` and the loss's own curvature h (½, ¼/C, 2/C), so it is L-smooth everywhere.
+    - at each evaluation, from what the head read and gave: features and labels are those of the shard's evaluations
+      before, to the bit; the gradient is the closed form of one of these losses with a decay of μ, to rounding, at this
+      point; and :math:`L \ge h\,\lambda_{\max}(\frac1n \sum \tilde\varphi\tilde\varphi^\top) + \mu`, with
+      :math:`\tilde\varphi = (\varphi, 1)` and the loss's own curvature h (½, ¼/C, 2/C).
+
+    So the loss is the closed form at every point that training visits; at parameters of 0 the decay cannot be seen yet.
 
     Args:
         module: whose parameters train.
@@ -91,7 +93,7 @@ class ObjectiveWatch:
         self.spread = 0.0
         self.rows = 0
         self._seen: list[tuple[Tensor, Tensor]] = []
-        self._moments: dict[bytes, float] = {}
+        self._data: dict[int, tuple[bytes, float]] = {}
         self._hook: Any = None
 
     def __enter__(self) -> Self:
@@ -106,11 +108,12 @@ class ObjectiveWatch:
     def _see(self, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         self._seen.append((inputs[0].detach(), output.detach()))
 
-    def verify(self, labels: Tensor) -> None:
+    def verify(self, labels: Tensor, shard: int = 0) -> None:
         """Hold the gradients that lie in the head against the closed form.
 
         Args:
             labels: of the batch: (n,) int64 for ``cross_entropy``; as many numbers as there are logits otherwise.
+            shard: whose batch it was.
 
         Raises:
             ObjectiveError: the loss is none of those above, or less convex or less smooth than stated.
@@ -125,13 +128,10 @@ class ObjectiveWatch:
                 f"the head read features of shape {tuple(features.shape)}; expected (n, features) and a label for each "
                 "row as the batch's second part"
             )
-        gram, wanted, decay = self._closed_forms(features, logits, labels)
-        if decay < self.mu * (1 - 1e-5):
-            raise ObjectiveError(
-                f"objective_bounds() states mu = {self.mu:g}; the {wanted.name} here has a weight decay of "
-                f"{decay:.6g}: state that"
-            )
-        smooth = wanted.curvature(logits.shape[1]) * gram + decay
+        extended = features if self.head.bias is None else torch.cat([features, features.new_ones(len(features), 1)], 1)
+        gram = self._greatest_moment(extended, labels, shard)
+        wanted = self._closed_form(features, extended, logits, labels)
+        smooth = wanted.curvature(logits.shape[1]) * gram + self.mu
         if smooth > self.lipschitz * (1 + 1e-5):
             raise ObjectiveError(
                 f"objective_bounds() states L = {self.lipschitz:g}; on this shard it is up to {smooth:.6g} "
@@ -139,25 +139,28 @@ class ObjectiveWatch:
                 "the features' second moments, plus the decay): state at least that, or scale the features"
             )
         self.loss, self.rows = wanted.name, len(features)
-        # With the bias as a feature of 1, as everywhere here.
-        squares = features.square().sum(dim=1) + float(self.head.bias is not None)
-        self.spread = float(squares.max().sqrt())
+        self.spread = float(extended.norm(dim=1).max())
 
-    def _greatest_moment(self, features: Tensor) -> float:
-        # A shard's features do not change, nor then does the eigenvalue, which costs more than all the rest.
-        key = _digest(features)
-        if key not in self._moments:
-            self._moments[key] = float(torch.linalg.eigvalsh(features.T @ features / len(features))[-1])
-        return self._moments[key]
+    def _greatest_moment(self, features: Tensor, labels: Tensor, shard: int) -> float:
+        # Its data do not change, nor then does the eigenvalue, which costs more than all the rest.
+        digest = _digest(features, labels)
+        if shard not in self._data:
+            self._data[shard] = digest, float(torch.linalg.eigvalsh(features.T @ features / len(features))[-1])
+        known, gram = self._data[shard]
+        if known != digest:
+            raise ObjectiveError(
+                f"features or labels of shard {shard} are others than at its last evaluation; expected the same ones, "
+                "computed the same way: no dropout or augmentation, BatchNorm in eval mode, a backbone that does not "
+                "train"
+            )
+        return gram
 
-    def _closed_forms(self, features: Tensor, logits: Tensor, labels: Tensor) -> tuple[float, _Family, float]:
+    def _closed_form(self, features: Tensor, extended: Tensor, logits: Tensor, labels: Tensor) -> _Family:
         parts = [self.head.weight] + ([] if self.head.bias is None else [self.head.bias])
         if any(part.grad is None for part in parts):
             raise ObjectiveError("the head has no gradient after backward; expected training_step to give its loss")
         weights = torch.cat([part.detach().double().flatten() for part in parts])
         gradient = torch.cat([part.grad.double().flatten() for part in parts if part.grad is not None])
-        extended = features if self.head.bias is None else torch.cat([features, features.new_ones(len(features), 1)], 1)
-        gram = self._greatest_moment(extended)
         # Rounding of the module's own type, relative to the sums' terms and not to what is left of them.
         slack = 64 * torch.finfo(self.head.weight.dtype).eps
         norm = float(weights.norm())
@@ -173,10 +176,16 @@ class ObjectiveWatch:
             plain = residual.T @ features / len(features)
             closed = torch.cat([plain.flatten(), *([] if self.head.bias is None else [residual.mean(dim=0)])])
             rest = gradient - closed
+            scale = float(residual.abs().mean(dim=0).norm() * extended.abs().amax()) + float(gradient.norm())
+            allowed = slack * (scale + self.mu * norm) + 1e-12
+            if float((rest - self.mu * weights).norm()) <= allowed:
+                return family
             decay = float(rest @ weights) / norm**2 if norm else self.mu
-            scale = float(residual.abs().mean(dim=0).norm() * extended.abs().amax()) + decay * norm
-            if float((rest - decay * weights).norm()) <= slack * (scale + float(gradient.norm())) + 1e-12:
-                return gram, family, decay
+            if float((rest - decay * weights).norm()) <= allowed:
+                raise ObjectiveError(
+                    f"objective_bounds() states mu = {self.mu:g}; the {family.name} here has a weight decay of "
+                    f"{decay:.6g} at this point: state the decay, and make it constant"
+                )
         raise ObjectiveError(
             "the loss is not the mean cross_entropy, binary_cross_entropy_with_logits or mse_loss of the head's output "
             "plus a weight decay over weight and bias: its gradient differs from theirs; expected one of these, "
@@ -184,8 +193,11 @@ class ObjectiveWatch:
         )
 
 
-def _digest(tensor: Tensor) -> bytes:
-    return hashlib.blake2b(tensor.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
+def _digest(*tensors: Tensor) -> bytes:
+    hashed = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.digest()
 
 
 def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -94,7 +94,7 @@ class ShardTraining:
             return
         i = self._evaluation.shard
         if self.watch is not None:
-            self.watch.verify(labels)  # type: ignore[arg-type]
+            self.watch.verify(labels, i)  # type: ignore[arg-type]
             self._learn_facts(i)
         self.flat.add_to_gradient(self.map.pull(i, self._evaluation.view, self._evaluation.inputs))
 
@@ -110,15 +110,17 @@ class ShardTraining:
                 self.peer.publish()
 
     def mean(self) -> np.ndarray[Any, Any]:
-        """(d,) what is trained: the mean of the shards in view; with none, what was heard last of any."""
-        blocks = self.peer.blocks()
-        view = np.zeros(self.map.num_participants, dtype=bool)
-        view[list(blocks)] = True
-        if not view[: self.map.shards].any():
+        """(d,) what is trained: the mean of the shards in view.
+
+        After the stop, and with none in view, of what was heard last of each: those who stopped first are gone by then.
+        """
+        values = {i: block.value for i, block in self.peer.blocks().items()}
+        if self.peer.stopped or not any(i in values for i in range(self.map.shards)):
             heard = {i: value for i in range(self.map.shards) if (value := self.peer.last_heard(i)) is not None}
-            view[list(heard)] = True
-            return self.map.mean(view, heard)
-        return self.map.mean(view, {i: block.value for i, block in blocks.items()})
+            values = heard | values
+        view = np.zeros(self.map.num_participants, dtype=bool)
+        view[list(values)] = True
+        return self.map.mean(view, values)
 
     def rounds(self) -> int:
         """How often every shard has been evaluated at least; 0 while one has not been heard of."""

@@ -141,8 +141,9 @@ class Holdings:
                     "⊥, not finite, or outside the map's domain X; start it from its initial value instead"
                 )
             return loaded, False
+        # From any value in X the answer is the same; where the dead left off it is nearer.
         block = self.released.get(i) or self._mailboxes.latest(i)
-        if block and block.released and self._map.contains(i, block.value):
+        if block and self._map.contains(i, block.value):
             return block.value, False
         return self._map.initial(i), True
 

@@ -80,7 +80,7 @@ class Peer:
         patience_s: how long to look who is there before hosting what nobody is heard to host; None: the time-out.
         recorder: writes down every value before it is published.
         load: shard -> the value to join with, such as a checkpoint's; where it is or gives None, a shard continues
-            from what its former host released, else from ``map.initial``.
+            from what was heard of it last, if that lies in X, else from ``map.initial``.
         strike: called at the start of every step; where :class:`Faults` kill or pause the process.
         clock: seconds that never run backwards.
         number: of this peer; drawn where it is not given, which only tests should.

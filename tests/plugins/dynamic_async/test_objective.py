@@ -81,12 +81,45 @@ def test_squared_loss_is_bounded_by_exactly_its_curvature():
         watch.verify(labels)
 
 
-def test_less_decay_than_stated_is_refused():
+@pytest.mark.parametrize("decay", [0.05, 0.2])
+def test_another_decay_than_stated_is_refused(decay):
     module, x, labels = case("cross_entropy")
     with ObjectiveWatch(module, (0.1, 100.0)) as watch:
-        gradients(module, x, labels, functional.cross_entropy, 0.05)
-        with pytest.raises(ObjectiveError, match=r"states mu = 0.1; .* weight decay of 0.05"):
+        gradients(module, x, labels, functional.cross_entropy, decay)
+        with pytest.raises(ObjectiveError, match=rf"states mu = 0.1; .* weight decay of {decay:g} "):
             watch.verify(labels)
+
+
+def test_a_penalty_of_the_norm_that_is_not_convex_is_refused():
+    module, x, labels = case("cross_entropy")
+
+    def loss(logits, labels):
+        return functional.cross_entropy(logits, labels) + sum(w.square().sum() for w in module[-1].parameters()).log1p()
+
+    with ObjectiveWatch(module, (0.1, 100.0)) as watch:
+        gradients(module, x, labels, loss, 0.0)
+        with pytest.raises(ObjectiveError, match="make it constant"):
+            watch.verify(labels)
+
+
+@pytest.mark.parametrize("change", ["dropout", "noise", "labels"])
+def test_data_that_change_between_two_evaluations_are_refused(change):
+    torch.manual_seed(0)
+    module, x, labels = case("cross_entropy")
+    module = nn.Sequential(nn.Dropout(0.5) if change == "dropout" else nn.Identity(), *module)
+    watch = ObjectiveWatch(module, (0.1, 100.0))
+    with pytest.raises(ObjectiveError, match="shard 3 are others than at its last evaluation"):
+        for _ in range(2):
+            module.zero_grad()
+            with watch:
+                gradients(module, x, labels, functional.cross_entropy, 0.1)
+                watch.verify(labels, shard=3)
+            x = x + 0.1 * torch.randn_like(x) if change == "noise" else x
+            labels = labels.flip(0) if change == "labels" else labels
+    with watch:  # another shard has other data
+        module.zero_grad()
+        gradients(module, x, labels, functional.cross_entropy, 0.1)
+        watch.verify(labels, shard=4)
 
 
 @pytest.mark.parametrize(
