@@ -22,7 +22,7 @@ from fulgurite.plugins.dynamic_async.engine.frames import Codec
 from fulgurite.plugins.dynamic_async.engine.keys import SharedKey, new_run, run_nonce, shared_key
 from fulgurite.plugins.dynamic_async.engine.peer import Peer
 from fulgurite.plugins.dynamic_async.engine.recorder import Recorder
-from fulgurite.plugins.dynamic_async.engine.transport import Transport
+from fulgurite.plugins.dynamic_async.engine.transport import Transport, TransportError
 from fulgurite.plugins.dynamic_async.leading import adopt_versions, log_versions
 from fulgurite.plugins.dynamic_async.local_peers import (
     CONTACT,
@@ -37,6 +37,11 @@ from fulgurite.plugins.dynamic_async.training_map import TrainingMap
 
 _log = logging.getLogger(__name__)
 _VERSIONS = "FULGURITE_ASYNC_VERSIONS"
+_STRANGERS = {
+    "key": "who listens there has another key; give all peers the same one",
+    "run": "who listens there is of another run; give run: as it is there",
+    "model": "who listens there trains something else; model, seed, shards, topology and lam must be the same",
+}
 
 
 @dataclass
@@ -107,8 +112,9 @@ class Joining:
             contacts=contacts,
             heartbeat_s=self.heartbeat_s,
             timeout_s=self.timeout_s,
-            expected_peers=self.local_peers if not self.join else None,
-            patience_s=None if self.join else max(self.wait_s, self.timeout_s),
+            # Who joins must not begin anything of its own before somebody was heard.
+            expected_peers=2 if self.join else self.local_peers,
+            patience_s=max(self.wait_s, self.timeout_s),
             recorder=recorder,
             load=load,
             number=number,
@@ -137,20 +143,43 @@ class Joining:
             _log.info("others join this run with run: %s, join: [%s] and the same key", run, peer.address)
 
     def wait_for_others(self, peer: Peer) -> None:
-        """Wait until all local peers have been heard, or for ``wait_s``; those that join late wait for nobody."""
-        if self.join or self.local_peers == 1:
+        """Wait until all local peers have been heard, or for ``wait_s``; who joins waits for anybody of the run.
+
+        Raises:
+            TransportError: nobody was there to join, or only those with another key, run or model.
+        """
+        if self.join:
+            self._find_anybody(peer)
+            return
+        if self.local_peers == 1:
             return
         end = time.monotonic() + self.wait_s
         while not peer.hosted and len(peer.peers()) < self.local_peers and time.monotonic() < end:
             peer.wait()
             time.sleep(0.01)
-        if len(peer.peers()) < self.local_peers:
+        if not peer.hosted and len(peer.peers()) < self.local_peers:
             _log.warning(
                 "%d of %d peers are here after %g s; training begins without the others, who may come later",
                 len(peer.peers()),
                 self.local_peers,
                 self.wait_s,
             )
+
+    def _find_anybody(self, peer: Peer) -> None:
+        end = time.monotonic() + self.wait_s
+        refused: list[str] = []
+        while len(peer.peers()) < 2 and time.monotonic() < end:
+            if not refused and (refused := [text for reason, text in _STRANGERS.items() if peer.rejected.get(reason)]):
+                # There may be others beside the stranger.
+                end = min(end, time.monotonic() + self.timeout_s)
+            peer.wait()
+            time.sleep(0.01)
+        if len(peer.peers()) < 2:
+            why = (
+                "; ".join(refused)
+                or f"nobody was heard within {self.wait_s:g} s: see whether they run and listen there"
+            )
+            raise TransportError(f"this peer could not join {', '.join(self.join)}: {why}")
 
     def abandon(self) -> None:
         """Leave those that were started here to themselves, as if this process had been killed."""
