@@ -18,7 +18,7 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 
 from fulgurite.plugins.dynamic_async.engine.faults import Faults, FaultyTransport, Striker
-from fulgurite.plugins.dynamic_async.engine.frames import Codec
+from fulgurite.plugins.dynamic_async.engine.frames import MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_NOTE_BYTES, Codec
 from fulgurite.plugins.dynamic_async.engine.keys import SharedKey, new_run, run_nonce, shared_key
 from fulgurite.plugins.dynamic_async.engine.peer import Peer
 from fulgurite.plugins.dynamic_async.engine.recorder import Recorder
@@ -90,7 +90,7 @@ class Joining:
         run = os.environ.get(NONCE) if self._started_by_another else self.run
         run = run or new_run()
         self._shared = key, run
-        codec = Codec(key.material, run_nonce(run), shared.fingerprint())
+        codec = Codec(key.material, run_nonce(run), shared.fingerprint(), max_bytes=frame_bytes(shared))
         transport: Transport = self._open(listen, codec)
         if faults is not None:
             # Of its own for each life of each peer: who dies at the tenth step would die of it again.
@@ -137,6 +137,10 @@ class Joining:
                 )
             environment = {KEY: key.text, NONCE: run, CONTACT: peer.address}
             environment[_VERSIONS] = json.dumps({str(k): v for k, v in log_versions(trainer).items()})
+            if self.transport == "ray":
+                import ray
+
+                environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
             self._others = LocalPeers(same_command(), environment, restart_s=self.restart_s, restarts=self.restarts)
             self._others.start(range(1, self.local_peers))
         if key.source != "made":
@@ -205,3 +209,9 @@ class Joining:
         from fulgurite.plugins.dynamic_async.engine.zmq_transport import ZmqTransport
 
         return ZmqTransport(listen, codec=codec)
+
+
+def frame_bytes(shared: TrainingMap) -> int:
+    """Enough for one peer that hosts everything, as the last one alive does; the same on all peers of a model."""
+    beside = MAX_NOTE_BYTES + (MAX_ADDRESSES + 1) * (MAX_ADDRESS_BYTES + 2)
+    return shared.num_participants * (shared.centre.nbytes + 256) + beside + 4096

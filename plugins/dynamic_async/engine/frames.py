@@ -192,7 +192,7 @@ class Codec:
         total = length + _MAC_BYTES
         if total > self.max_bytes:
             raise FrameError(
-                "size", f"a bulletin of {total} bytes; frames have at most {self.max_bytes}: use more shards"
+                "size", f"a bulletin of {total} bytes; frames have at most {self.max_bytes}: give a greater max_bytes"
             )
         try:
             header = _HEADER.pack(
