@@ -1,4 +1,4 @@
-"""Who logs and writes checkpoints: the host of the lowest live shard, as far as each process knows."""
+"""Who logs and writes checkpoints: the host of the first shard, as far as each process knows."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ class Leading:
         self._versions: dict[str, Any] = {}
 
     def follow(self, trainer: pl.Trainer, peer: Peer) -> None:
-        """Look who hosts the lowest live shard; take over where it is this process now."""
-        blocks = peer.blocks()
-        if not blocks:
+        """Look who hosts the first shard; take over where it is this process now."""
+        first = peer.blocks().get(0)
+        # Not heard of yet, or its host died a moment ago: it will have another one soon.
+        if first is None:
             return
         for number, note in peer.notes().items():
             if number != peer.number and _NOTE in note:
                 self._versions |= json.loads(note[_NOTE])
-        leads = blocks[min(blocks)].incarnation.host == peer.number
+        leads = first.incarnation.host == peer.number
         if leads and not self.leads:
             self._take_over(trainer)
         elif self.leads and not leads:
