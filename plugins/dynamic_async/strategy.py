@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -53,6 +54,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
     An epoch of the Trainer is ``shards`` evaluations by this process, of whichever shards it hosts. Training ends for
     everybody once each shard has been evaluated ``max_epochs`` times, or the certified error is below ``eps``, or any
     process's Trainer stops early. ``max_steps`` and ``max_time`` are this process's own: it leaves, others go on.
+    While it trains ``trainer.max_epochs`` is -1: how many epochs this process will have nobody knows.
     Validation, test, checkpoints and the module afterwards have the mean of the shards. ``reduce`` and ``broadcast``
     are the identity: there is nobody to wait for.
 
@@ -147,7 +149,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
             )
         self._shards, self._topology, self._lam, self._eps = shards, topology, lam, eps
         self._certify, self._full_batch = certify, full_batch
-        self._checkpoint_folder, self._linger_s = checkpoints, linger_s
+        self._checkpoint_folder, self._linger_s, self._lingers_s = checkpoints, linger_s, linger_s
         self._joining = Joining(
             local_peers=local_peers,
             listen=listen,
@@ -173,15 +175,16 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         self._checkpoints: ShardCheckpoints | None = None
         self._leading = Leading(first=own_number() == 0)
         self._open = ExitStack()
+        self._fitting = False
 
     @property
     def training(self) -> ShardTraining | None:
-        """What this process trains, while it does."""
+        """What this process trains; after ``fit``, how that ended."""
         return self._training
 
     @property
     def peer(self) -> Peer | None:
-        """This process's part in the iteration, while there is one."""
+        """This process's part in the iteration; after ``fit``, as it left."""
         return self._training.peer if self._training else None
 
     @property
@@ -229,6 +232,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         assert self.lightning_module is not None
+        self._training, self._lingers_s = None, self._linger_s
         check_trainer(trainer, self.lightning_module, self.optimizers)
         watch = self._find_watch(trainer)
         if self._full_batch is None:
@@ -243,11 +247,13 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         # Files may be read while the peer is being made, when there is nothing to read them into yet.
         peer = self._joining.peer(shared, faults=self._faults, load=self._load, stack=self._open)
         self._training = ShardTraining(shared, peer, flat, optimizer, watch, step)
+        self._fitting = True
         if self._checkpoint_folder is not None:
             self._checkpoints = ShardCheckpoints(Path(self._checkpoint_folder), self._training)
         # Lightning would end this process's loop by its own epochs, of which there are more where less is hosted.
         self._rounds = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
         if self._rounds is not None:
+            self._open.callback(setattr, trainer.fit_loop, "max_epochs", self._rounds)
             trainer.fit_loop.max_epochs = -1
         self._joining.start_others(trainer, peer)
         self._open.enter_context(peer.heartbeats())
@@ -266,22 +272,11 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
             return dataloader
         assert self._training is not None
         self._loader_comes = False
-        peer, shards = self._training.peer, self._shards
-
-        def hosted() -> list[int]:
-            return [i for i in peer.hosted if i < shards]
-
-        def wait() -> bool:
-            assert self._training is not None
-            self._training.serve()
-            peer.wait()
-            return not peer.stopped
-
         self._loader = ShardLoader(
             dataloader,
-            shards,
-            hosted,
-            wait,
+            self._shards,
+            self._hosted,
+            self._wait,
             full_batch=bool(self._full_batch),
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
         )
@@ -333,7 +328,11 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
             return
         peer = self._training.peer
         if not peer.stopped:
-            peer.release()
+            if self._trainer.should_stop and not _timed_out(self._trainer):
+                peer.stop()
+                peer.publish()
+            else:
+                peer.release()
         self._training.serve()
         if self._checkpoints is not None:
             self._checkpoints.save(now=True)
@@ -343,24 +342,47 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The module's, with the mean of the shards in the place of the shard that was trained last."""
         state = super().lightning_module_state_dict()
-        if self._training is not None:
+        if self._fitting and self._training is not None:
             state |= self._training.flat.entries(self._training.mean())
         return state
 
     @override
     def teardown(self) -> None:
-        if self._training is not None:
-            self._joining.leave(self._training.peer, linger_s=self._linger_s)
-        self._open.close()
-        super().teardown()
+        try:
+            if self._fitting and self._training is not None:
+                self._joining.leave(self._training.peer, linger_s=self._lingers_s)
+        finally:
+            self._fitting, self._checkpoints = False, None
+            self._open.close()
+            super().teardown()
 
     @override
     def on_exception(self, exception: BaseException) -> None:
         """Go without lingering: the others adopt what was hosted here. Whoever interrupts this process means all."""
-        self._linger_s = 0.0
+        self._lingers_s = 0.0
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             self._joining.abandon()
         super().on_exception(exception)
+
+    @property
+    def _trainer(self) -> pl.Trainer:
+        assert self.lightning_module is not None
+        return self.lightning_module.trainer
+
+    def _hosted(self) -> list[int]:
+        assert self._training is not None
+        return [i for i in self._training.peer.hosted if i < self._shards]
+
+    def _wait(self) -> bool:
+        assert self._training is not None
+        peer = self._training.peer
+        self._training.serve()
+        self._leading.follow(self._trainer, peer)
+        if peer.stopped:  # whoever hosts nothing takes no step that would say so
+            self._trainer.should_stop = True
+            return False
+        peer.wait()
+        return True
 
     def _load(self, shard: int) -> Any:
         return self._checkpoints.load(shard) if self._checkpoints else None
@@ -383,8 +405,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         training, peer = self._training, self._training.peer
         if self._checkpoints is not None:
             self._checkpoints.save()
-        trainer = self.lightning_module.trainer if self.lightning_module else None
-        assert trainer is not None
+        trainer = self._trainer
         self._leading.follow(trainer, peer)
         certificate = self.certificate()
         if certificate is not None and not certificate.certified and self._certify == "require":
@@ -399,11 +420,14 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
                 )
             if peer.view().all() and certificate.bound(peer.rounds()) <= self._eps:
                 peer.stop()
-        if trainer.should_stop and not peer.stopped:
-            peer.stop()
         if peer.stopped:
             trainer.should_stop = True
 
     def _write_mean(self) -> None:
-        if self._training is not None:
+        if self._fitting and self._training is not None:
             self._training.flat.write(self._training.mean())
+
+
+def _timed_out(trainer: pl.Trainer) -> bool:
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    return any(left is not None and left <= 0 for left in (timer.time_remaining() for timer in timers))
