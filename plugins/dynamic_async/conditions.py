@@ -81,7 +81,7 @@ def _check_optimizer(optimizer: Optimizer, watch: ObjectiveWatch, coupling: floa
             where = "; put it into the loss" if name == "weight_decay" else ""
             raise Obstacle(f"SGD has {name}={value}; plain steps are certified{where}")
     rates = {float(group["lr"]) for group in groups}
-    longest = 2.0 / (watch.lipschitz + watch.mu + 2.0 * coupling)
+    longest = 2.0 / (sum(watch.bounds) + 2.0 * coupling)
     if len(rates) > 1 or max(rates) > longest:
         raise Obstacle(
             f"the learning rate is {max(rates):g}; at most 2/(L + mu + 2 lam) = {longest:.6g} is certified with "

@@ -28,6 +28,10 @@ def _squared(logits: Tensor, labels: Tensor) -> Tensor:
     return 2 * (logits - labels.reshape(logits.shape)) / logits.shape[1]
 
 
+# Features that are of norm 1 in float32 are so up to rounding.
+_LET_PASS = 1e-5
+
+
 @dataclass(frozen=True)
 class _Family:
     """A loss of logits z: its gradient of one row, and a bound on its Hessian by the number of classes."""
@@ -68,6 +72,8 @@ class ObjectiveWatch:
     Attributes:
         mu: μ as stated.
         lipschitz: L as stated.
+        bounds: (μ, L) that a certificate may use: L with what the check lets pass.
+        data: of the labels verified last, a digest.
         loss: name of the loss, once verified.
         spread: greatest norm of a row of the features verified last, with the bias's 1.
         rows: of these.
@@ -88,6 +94,8 @@ class ObjectiveWatch:
 
     def __init__(self, module: nn.Module, bounds: tuple[float, float]) -> None:
         self.mu, self.lipschitz = _checked_bounds(bounds)
+        self.bounds = self.mu, self.lipschitz * (1 + 2 * _LET_PASS)
+        self.data = ""
         self.head = _head(module)
         self.loss: str | None = None
         self.spread = 0.0
@@ -132,7 +140,7 @@ class ObjectiveWatch:
         gram = self._greatest_moment(extended, labels, shard)
         wanted = self._closed_form(features, extended, logits, labels)
         smooth = wanted.curvature(logits.shape[1]) * gram + self.mu
-        if smooth > self.lipschitz * (1 + 1e-5):
+        if smooth > self.lipschitz * (1 + _LET_PASS):
             raise ObjectiveError(
                 f"objective_bounds() states L = {self.lipschitz:g}; on this shard it is up to {smooth:.6g} "
                 f"({wanted.name}: {wanted.curvature(logits.shape[1]):g} times the greatest eigenvalue {gram:.6g} of "
@@ -140,6 +148,22 @@ class ObjectiveWatch:
             )
         self.loss, self.rows = wanted.name, len(features)
         self.spread = float(extended.norm(dim=1).max())
+        self.data = _digest(labels).hex()
+
+    def slope(self, labels: Tensor, point: Tensor) -> float:
+        """‖∇f‖ of what was verified last, at any parameters of the head: (d,) weight, then bias."""
+        family = next(family for family in _FAMILIES if family.name == self.loss)
+        features = self._seen[0][0].double()
+        at = point.to(features)
+        weight = at[: self.head.weight.numel()].view(self.head.weight.shape)
+        bias = None if self.head.bias is None else at[self.head.weight.numel() :]
+        residual = family.residual(functional.linear(features, weight, bias), labels)
+        closed = self._gradient(residual, features)
+        return float((closed + self.mu * at).norm())
+
+    def _gradient(self, residual: Tensor, features: Tensor) -> Tensor:
+        plain = residual.T @ features / len(features)
+        return torch.cat([plain.flatten(), *([] if self.head.bias is None else [residual.mean(dim=0)])])
 
     def _greatest_moment(self, features: Tensor, labels: Tensor, shard: int) -> float:
         # Its data do not change, nor then does the eigenvalue, which costs more than all the rest.
@@ -164,7 +188,10 @@ class ObjectiveWatch:
         # Rounding of the module's own type, relative to the sums' terms and not to what is left of them.
         slack = 64 * torch.finfo(self.head.weight.dtype).eps
         norm = float(weights.norm())
+        _check_labels(labels, logits.shape[1])
         for family in _FAMILIES:
+            if family.name == "binary_cross_entropy_with_logits" and not _are_shares(labels):
+                continue
             fits = (
                 labels.ndim == 1 and not labels.is_floating_point()
                 if family.integral
@@ -173,9 +200,7 @@ class ObjectiveWatch:
             if not fits:
                 continue
             residual = family.residual(logits, labels)
-            plain = residual.T @ features / len(features)
-            closed = torch.cat([plain.flatten(), *([] if self.head.bias is None else [residual.mean(dim=0)])])
-            rest = gradient - closed
+            rest = gradient - self._gradient(residual, features)
             scale = float(residual.abs().mean(dim=0).norm() * extended.abs().amax()) + float(gradient.norm())
             allowed = slack * (scale + self.mu * norm) + 1e-12
             if float((rest - self.mu * weights).norm()) <= allowed:
@@ -191,6 +216,21 @@ class ObjectiveWatch:
             "plus a weight decay over weight and bias: its gradient differs from theirs; expected one of these, "
             "without label smoothing, class weights, or gradient clipping"
         )
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if labels.ndim == 1 and not labels.is_floating_point() and len(labels):
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or (most >= classes and classes > 1):
+            raise ObjectiveError(
+                f"got labels from {least} to {most} for {classes} logits; expected 0 to {classes - 1}, and no rows "
+                "that are left out (ignore_index)"
+            )
+
+
+def _are_shares(labels: Tensor) -> bool:
+    # Beyond [0, 1] a residual has no bound.
+    return bool(((labels >= 0) & (labels <= 1)).all())
 
 
 def _digest(*tensors: Tensor) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 
 from fulgurite.plugins.dynamic_async.model.dynamic_map import Array
 from fulgurite.plugins.dynamic_async.shard_training import ShardTraining
-from fulgurite.plugins.dynamic_async.training_map import ShardFacts
 from fulgurite.plugins.files import replacing
 
 _log = logging.getLogger(__name__)
@@ -22,7 +20,8 @@ class ShardCheckpoints:
     """``shard-0003.pt`` and so on in a folder that the peers share or not.
 
     A file that cannot be written (a full disk) is a warning on that peer, once; training goes on. One that cannot be
-    read, or is of another model, is left alone with a warning, and the shard begins as if there were none.
+    read, is of another model or outside X is left alone with a warning, and the shard begins as if there were none.
+    What a certificate needs is not taken from files: each run verifies it.
 
     Args:
         folder: made when the first file is written.
@@ -46,13 +45,12 @@ class ShardCheckpoints:
             if shard not in blocks or not (now or time.monotonic() >= self._next.get(shard, 0.0)):
                 continue
             self._next[shard] = time.monotonic() + self._every_s
-            block, facts = blocks[shard], self._training.facts.get(shard)
+            block = blocks[shard]
             content = {
                 "fingerprint": self._training.map.fingerprint().hex(),
                 "value": torch.from_numpy(block.value.copy()),
                 "incarnation": list(block.incarnation),
                 "evaluations": self._training.counts.get(shard, 0),
-                "facts": None if facts is None else asdict(facts),
                 "radius": self._training.map.radius,
                 "optimizer": self._training.optimizer_state(shard),
             }
@@ -68,27 +66,34 @@ class ShardCheckpoints:
                 self._warned = True
 
     def load(self, shard: int) -> Array | None:
-        """The value to join with: the file's, if it is there and of this model; None: there is none.
-
-        Whether it lies in X is for the peer to check.
-        """
+        """The value to join with: the file's, if it is there, of this model, and in X; None: there is none."""
         path = self.path(shard)
         if not path.exists():
             return None
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if content["fingerprint"] != self._training.map.fingerprint().hex():
-                _log.warning("%s is of another model, data cut or lam: shard %d does not begin from it", path, shard)
+                _log.warning(
+                    "%s is of another model, data cut or lam, or learning rate: shard %d does not begin from it",
+                    path,
+                    shard,
+                )
                 return None
             value: Array = content["value"].numpy()
-            training = self._training
-            training.counts[shard] = max(training.counts.get(shard, 0), int(content["evaluations"]))
-            if content["facts"] is not None:
-                training.facts.setdefault(shard, ShardFacts(**content["facts"]))
-            if content["radius"] is not None:
-                training.map.radius = max(training.map.radius or 0.0, float(content["radius"]))
-            training.load_optimizer_state(shard, content["optimizer"])
+            count, state, radius = int(content["evaluations"]), content["optimizer"], content["radius"]
+            if not self._training.map.contains(shard, value):
+                raise ValueError("its value is not of the parameters' shape and type, not finite, or outside X")
+            # The file was written within the X of its time.
+            if (
+                radius is not None
+                and not self._training.map.distance(shard, value, self._training.map.centre) <= radius
+            ):
+                raise ValueError("its value is outside the domain X of its run")
+            if count < self._training.counts.get(shard, 0) and self._training.peer.last_heard(shard) is not None:
+                self._training.load_optimizer_state(shard, state)
+                return None  # what was heard of the shard is newer
+            self._training.join_from(shard, value, count, state)
         except Exception as error:  # whatever a damaged file may raise
-            _log.warning("%s cannot be read (%s): shard %d does not begin from it", path, error, shard)
+            _log.warning("%s cannot be used (%s): shard %d does not begin from it", path, error, shard)
             return None
         return value

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Subset
 from torch.utils.data.sampler import RandomSampler, SequentialSampler
 
@@ -84,6 +87,20 @@ class ShardLoader:
     def whole(self, shard: int) -> Any:
         """All of a shard as one batch, whoever hosts it; draws no random numbers and changes nothing."""
         return next(iter(self._part(shard, self.size(shard), torch.Generator(), shuffle=False)))
+
+    def identity(self) -> str:
+        """Of the data: how many samples, and in full batches, which are always the same, a digest of some of them."""
+        dataset: Any = self.loader.dataset
+        count = len(dataset)
+        if not self.full_batch:
+            return f"{count} samples"
+        with torch.random.fork_rng(devices=[]):
+            batch = self.loader.collate_fn([dataset[k] for k in (*range(min(self.shards, count)), count - 1)])
+        hashed = hashlib.blake2b(digest_size=8)
+        for leaf in tree_leaves(batch):
+            if isinstance(leaf, Tensor):
+                hashed.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return f"{count} samples ({hashed.hexdigest()})"
 
     def _full(self, shard: int) -> Any:
         if shard not in self._whole:

@@ -33,6 +33,7 @@ from fulgurite.plugins.dynamic_async.shard_checkpoints import ShardCheckpoints
 from fulgurite.plugins.dynamic_async.shard_loader import ShardLoader
 from fulgurite.plugins.dynamic_async.shard_training import ShardTraining
 from fulgurite.plugins.dynamic_async.training_map import Topology, TrainingMap
+from fulgurite.plugins.dynamic_async.training_note import MOST_SHARDS
 
 _log = logging.getLogger(__name__)
 Transport = Literal["zmq", "ray"]
@@ -136,6 +137,8 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         ):
             if value not in choices:
                 raise ValueError(f"got {name}={value!r}; choose from {', '.join(map(repr, choices))}")
+        if shards > MOST_SHARDS:
+            raise ValueError(f"got shards={shards}; expected {MOST_SHARDS} or fewer")
         for name, number, least in (("shards", shards, 1), ("local_peers", local_peers, 1), ("restarts", restarts, 0)):
             if number < least:
                 raise ValueError(f"got {name}={number}; expected {least} or more")
@@ -167,7 +170,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         )
         self._faults: Faults | None = None
         self._loader: ShardLoader | None = None
-        self._loader_comes = False
+        self._loader_comes, self._loaders = False, 0
         self._rounds: int | None = None
         self._labels: object = None
         self._obstacle = "no training has begun"
@@ -203,7 +206,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         certificate = self.certificate()
         if certificate is None:
             waiting = "some shard has not been evaluated yet"
-            return "empirical", self._obstacle or waiting
+            return "empirical", self._obstacle or (self._training and self._training.conflict) or waiting
         return ("certified" if certificate.certified else "empirical"), certificate.reason
 
     def certificate(self) -> Certificate | None:
@@ -238,12 +241,14 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         if self._full_batch is None:
             self._full_batch = watch is not None
         flat = FlatParameters(self.lightning_module)
-        identity = f"{type(self.lightning_module).__qualname__}\n{flat.identity()}"
+        optimizer = self.optimizers[0]
+        step = float(optimizer.param_groups[0]["lr"])
+        identity = f"{type(self.lightning_module).__qualname__}\n{flat.identity()}\n{type(optimizer).__qualname__}"
+        if watch is not None:
+            identity += f"\nlr {step!r}, bounds {watch.mu!r} {watch.lipschitz!r}"
         shared = TrainingMap(
             flat.read(), shards=self._shards, coupling=self._lam, topology=self._topology, identity=identity
         )
-        optimizer = self.optimizers[0]
-        step = float(optimizer.param_groups[0]["lr"])
         # Files may be read while the peer is being made, when there is nothing to read them into yet.
         peer = self._joining.peer(shared, faults=self._faults, load=self._load, stack=self._open)
         self._training = ShardTraining(shared, peer, flat, optimizer, watch, step)
@@ -263,7 +268,8 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
     def barrier(self, name: str | None = None, *_: Any, **__: Any) -> None:
         """Nobody waits. Lightning announces by it which loaders it is about to hand over."""
         if name is not None and name.endswith("_dataloader()"):
-            self._loader_comes = name == "train_dataloader()" and self._training is not None
+            self._loader_comes = name == "train_dataloader()" and self._fitting
+            self._loaders = 0
 
     @override
     def process_dataloader(self, dataloader: object) -> object:
@@ -271,7 +277,12 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         if not self._loader_comes:
             return dataloader
         assert self._training is not None
-        self._loader_comes = False
+        self._loaders += 1
+        if self._loaders > 1:
+            raise ValueError(
+                "got several loaders to train from; one is cut into shards: give one DataLoader, of a dataset that "
+                "puts them together"
+            )
         self._loader = ShardLoader(
             dataloader,
             self._shards,
@@ -280,6 +291,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
             full_batch=bool(self._full_batch),
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
         )
+        self._training.describe(self._loader.identity())
         return self._loader
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -301,16 +313,18 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         if self._joining.strike is not None:
             self._joining.strike()
 
+        scaler = getattr(self.precision_plugin, "scaler", None)
+
         def anchored() -> Any:
             loss = closure()
-            training.after_backward(loss, self._labels)
+            training.after_backward(loss, self._labels, 1.0 if scaler is None else scaler.get_scale())
             return loss
 
-        with training.evaluating(self._loader.shard):
-            try:
+        try:
+            with training.evaluating(self._loader.shard):
                 result = super().optimizer_step(optimizer, anchored, model, **kwargs)
-            except ObjectiveError as error:
-                raise ValueError(f"the loss is not what objective_bounds() states: {error}") from None
+        except ObjectiveError as error:
+            raise ValueError(f"the loss is not what objective_bounds() states: {error}") from None
         self._after_step()
         return result
 
@@ -408,8 +422,9 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         trainer = self._trainer
         self._leading.follow(trainer, peer)
         certificate = self.certificate()
-        if certificate is not None and not certificate.certified and self._certify == "require":
-            raise ValueError(f"certify: require, but the answer would not be certified: {certificate.reason}")
+        refused = certificate.reason if certificate is not None and not certificate.certified else training.conflict
+        if refused and self._certify == "require":
+            raise ValueError(f"certify: require, but the answer would not be certified: {refused}")
         if self._rounds is not None and training.rounds() >= self._rounds:
             peer.stop()
         if self._eps is not None and certificate is not None and certificate.certified:
@@ -429,5 +444,5 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
 
 
 def _timed_out(trainer: pl.Trainer) -> bool:
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    timers = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
     return any(left is not None and left <= 0 for left in (timer.time_remaining() for timer in timers))

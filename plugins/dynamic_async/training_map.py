@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +20,6 @@ from fulgurite.plugins.dynamic_async.model.errors import MapError
 
 Topology = Literal["complete", "star"]
 
-# The greatest length of a row's residual: |softmax − one-hot| and |sigmoid − label| over C classes' mean.
-_RESIDUAL = {"cross_entropy": 2.0**0.5, "binary_cross_entropy_with_logits": 1.0}
-
 
 @dataclass(frozen=True)
 class ShardFacts:
@@ -29,35 +27,29 @@ class ShardFacts:
 
     Args:
         loss: name of the loss.
-        slope: ‖∇f(centre)‖, or a bound.
+        slope: ‖∇f(centre)‖.
         spread: greatest norm of a row of features.
         rows: samples.
+        data: digest of the labels.
     """
 
     loss: str
     slope: float
     spread: float
     rows: int
+    data: str = ""
 
-    @classmethod
-    def observed(cls, loss: str, spread: float, rows: int, decay: float, centre: float) -> ShardFacts | None:
-        """Facts without an evaluation at the centre; None for a loss whose gradient has no bound.
-
-        Args:
-            loss: name of the loss.
-            spread: as in the class.
-            rows: as in the class.
-            decay: the weight decay.
-            centre: ‖centre‖.
-        """
-        if loss not in _RESIDUAL:
-            return None
-        return cls(loss, _RESIDUAL[loss] * spread + decay * centre, spread, rows)
+    def agrees(self, other: ShardFacts) -> bool:
+        """Whether both are of the same data, up to the rounding of different machines."""
+        near = all(
+            math.isclose(a, b, rel_tol=1e-3) for a, b in ((self.slope, other.slope), (self.spread, other.spread))
+        )
+        return near and (self.loss, self.rows, self.data) == (other.loss, other.rows, other.data)
 
     def greatest(self, other: ShardFacts) -> ShardFacts:
         """What covers both of two observations of a shard."""
         slope, spread = max(self.slope, other.slope), max(self.spread, other.spread)
-        return ShardFacts(self.loss, slope, spread, max(self.rows, other.rows))
+        return replace(self, slope=slope, spread=spread)
 
 
 class _StatedLoss(Loss):
@@ -104,6 +96,7 @@ class TrainingMap(DynamicMap):
 
     Attributes:
         radius: of X, the ball around the centre; None until it is known.
+        reach: how far from the centre the furthest value is that joined; X holds it. A larger ball is kept as well.
 
     Shape:
         - a participant's state: (d,), of the parameters' type.
@@ -132,6 +125,7 @@ class TrainingMap(DynamicMap):
         self.num_participants = shards + self.star
         self.identity = identity
         self.radius: float | None = None
+        self.reach = 0.0
 
     def bottom(self, i: int) -> Array:
         """The parameters at the start."""
@@ -213,7 +207,9 @@ class TrainingMap(DynamicMap):
             # As of AnchoredMap's own losses, in this type; and of parameters + step, which is within the step's length.
             sums = 4 * unit * (fact.rows + self.centre.size + 16) * max(fact.spread, 1.0) ** 2
             moved = 4 * unit * (self.num_participants + 8) * (1.0 / step + bounds[0] + self.coupling * degree)
-            losses.append(_StatedLoss(fact, bounds, self.centre.size, sums + moved))
+            # X's radius is the greatest slope/μ.
+            slope = max(fact.slope, self.reach * bounds[0])
+            losses.append(_StatedLoss(replace(fact, slope=slope), bounds, self.centre.size, sums + moved))
         if self.num_participants == 1 or not self.coupling:
             weights: Any = np.zeros((self.shards, self.shards))
         else:

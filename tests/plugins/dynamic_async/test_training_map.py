@@ -81,13 +81,30 @@ def test_without_coupling_each_shard_stands_alone():
     assert model.certificate(facts, bounds=(0.5, 1.0), step=1.0).gamma == pytest.approx(0.5)
 
 
-def test_a_bound_takes_the_place_of_a_slope_that_was_not_seen():
-    loss = losses(1)[0]
-    spread = float(np.linalg.norm(loss.features, axis=1).max())
-    centre = np.ones(12)
-    facts = ShardFacts.observed("cross_entropy", spread, 8, 0.1, float(np.linalg.norm(centre)))
-    assert np.linalg.norm(loss.gradient(centre)) <= facts.slope
-    assert ShardFacts.observed("mse_loss", spread, 8, 0.1, 1.0) is None
+def test_x_holds_whatever_joined():
+    facts = dict.fromkeys(range(3), ShardFacts("cross_entropy", 1.0, 1.0, 8))
+    model = TrainingMap(np.zeros(12), shards=3, coupling=0.7)
+    before = model.certificate(facts, bounds=(0.1, 2.0), step=0.4)
+    far = np.full(12, 20.0)
+    assert not model.contains(0, far)
+    model.reach = model.distance(0, far, model.centre)
+    after = model.certificate(facts, bounds=(0.1, 2.0), step=0.4)
+    assert model.contains(0, far)
+    assert after.certified
+    assert after.gamma == before.gamma
+    assert after.r0 >= 2 * model.reach > before.r0
+
+
+def test_facts_agree_up_to_rounding_only():
+    facts = ShardFacts("cross_entropy", 1.0, 1.0, 8, "ab")
+    assert facts.agrees(ShardFacts("cross_entropy", 1.0005, 0.9995, 8, "ab"))
+    others = [
+        ("mse_loss", 1.0, 1.0, 8, "ab"),
+        ("cross_entropy", 1.1, 1.0, 8, "ab"),
+        ("cross_entropy", 1.0, 0.9, 8, "ab"),
+    ]
+    others += [("cross_entropy", 1.0, 1.0, 9, "ab"), ("cross_entropy", 1.0, 1.0, 8, "cd")]
+    assert not any(facts.agrees(ShardFacts(*other)) for other in others)
 
 
 def test_other_models_have_other_fingerprints():
