@@ -53,7 +53,8 @@ class _Shard:
         """∇f(state); Hessian products are at this state from here on."""
         self.flat.write(state)
         output = self._module.training_step(self._batch, 0)
-        loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
+        loss = output["loss"] if isinstance(output, Mapping) else output
+        assert isinstance(loss, Tensor)
         parts = torch.autograd.grad(loss, self._weights, create_graph=True)
         self._gradient = torch.cat([part.flatten() for part in parts])
         found: Vector = self._gradient.detach().numpy().copy()

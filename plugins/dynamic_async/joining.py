@@ -92,6 +92,8 @@ class Joining:
         self._shared = key, run
         codec = Codec(key.material, run_nonce(run), shared.fingerprint(), max_bytes=frame_bytes(shared))
         transport: Transport = self._open(listen, codec)
+        # Whatever fails from here on: sockets that stay open keep a process from ending.
+        stack.callback(transport.close)
         if faults is not None:
             # Of its own for each life of each peer: who dies at the tenth step would die of it again.
             salt = own_life() << 16 | own_number()

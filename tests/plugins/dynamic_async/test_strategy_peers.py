@@ -1,6 +1,7 @@
 """Peers in processes of their own: killed, joined late, gone, refused; the answer is that of the direct solution."""
 
 import math
+import socket
 
 import numpy as np
 import pytest
@@ -159,3 +160,18 @@ def test_a_shard_goes_on_from_its_file_at_its_next_host(fits, tmp_path):
         assert all(group.said[one]["counts"][i] >= counts[i] for i in counts)
         group.finish(one)
     assert sorted(path.name for path in files.iterdir()) == [f"shard-000{i}.pt" for i in range(fits.SHARDS)]
+
+
+def test_a_process_that_fails_while_it_sets_up_ends_and_frees_its_port(fits, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    with monkeypatch.context() as broken, fits.quiet(), pytest.raises(RuntimeError, match="no such luck"):
+
+        def fail(*_):
+            raise RuntimeError("no such luck")
+
+        broken.setattr("fulgurite.plugins.dynamic_async.strategy.ShardTraining", fail)
+        fits.trainer(fits.strategy(listen=listen)).fit(fits.probe(), fits.loader())
+    with fits.quiet():
+        fits.trainer(fits.strategy(listen=listen), max_epochs=1).fit(fits.probe(), fits.loader())

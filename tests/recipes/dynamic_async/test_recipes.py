@@ -52,7 +52,8 @@ def test_a_recipe_has_no_fault(name, tmp_path, monkeypatch):
 @pytest.mark.distributed
 def test_local_peers_take_a_step(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    outcome = check_recipe(find_recipe(PREFIX + "elastic_probe", REGISTRY), REGISTRY)
+    args = ("--trainer.strategy.init_args.local_peers=2",)
+    outcome = check_recipe(find_recipe(PREFIX + "elastic_probe", REGISTRY), REGISTRY, args=args)
     assert (outcome.status, outcome.message) == ("ok", "")
 
 
