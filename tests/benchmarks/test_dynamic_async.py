@@ -116,6 +116,7 @@ def test_the_model_is_the_mean_of_what_each_shard_published_last(script, tmp_pat
     assert gaps[5.0] == 0.0
     # After process 1 is dead nothing counts before somebody else has its shard, and said so since.
     assert [moment for moment, _ in watched.gaps(without=1, since=3.5)] == [7.0]
+    assert list(watched.gaps(without=1, since=6.8)) == []
 
 
 @pytest.mark.slow
