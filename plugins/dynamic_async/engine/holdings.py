@@ -9,11 +9,16 @@ import numpy as np
 
 from fulgurite.plugins.dynamic_async.engine.hosting import assign
 from fulgurite.plugins.dynamic_async.engine.mailboxes import Mailboxes
-from fulgurite.plugins.dynamic_async.engine.membership import Membership, wanted_by
+from fulgurite.plugins.dynamic_async.engine.membership import Membership
 from fulgurite.plugins.dynamic_async.engine.messages import Block, Incarnation
 from fulgurite.plugins.dynamic_async.engine.recorder import Recorder
 from fulgurite.plugins.dynamic_async.model.dynamic_map import Array, DynamicMap
 from fulgurite.plugins.dynamic_async.model.errors import MapError
+
+# A shard's silent host is awaited for twice as long each time that it turned out to live, up to 32 time-outs …
+_MOST_DOUBLINGS = 5
+# … and so many time-outs later that is forgotten.
+_FORGIVEN = 64
 
 
 class Holdings:
@@ -21,7 +26,8 @@ class Holdings:
 
     A shard comes to life anew, with a greater incarnation, whenever somebody begins to host it. Who hears of a later
     life of a shard that it hosts gives it up. A shard whose host has been silent for the time-out is an orphan, and
-    whoever :func:`assign` names adopts it. One that somebody has released stays in view, as it is, until it is adopted.
+    whoever :func:`assign` names adopts it; if its host turns out to live, it is waited for longer next time. One that
+    somebody has released stays in view, as it is, until it is adopted.
 
     Args:
         map: whose shards.
@@ -63,11 +69,13 @@ class Holdings:
         self._map, self._members, self._mailboxes, self._number = map, members, mailboxes, number
         self._timeout_s, self._expected, self._patience_s, self._now = timeout_s, expected_peers, patience_s, now
         self._recorder, self._load = recorder, load
+        self._orphaned: dict[int, int] = {}
+        self._mistakes: dict[int, tuple[int, float]] = {}
         self._kinds = [(bottom.shape, bottom.dtype) for bottom in map_bottoms(map)]
 
     def in_view(self) -> dict[int, Block]:
-        """Shard -> value, of those hosted here or by a peer heard within the time-out."""
-        live = {*self._members.live(), self._number}
+        """Shard -> value, of those hosted here or by a peer whose values came within the time-out."""
+        live = {*self._members.hearsay.readable(), self._number}
         blocks = {}
         for i in range(self._map.num_participants):
             block = self.hosted.get(i) or self.released.get(i) or self._mailboxes.latest(i)
@@ -76,12 +84,20 @@ class Holdings:
                 blocks[i] = block
         return blocks
 
+    def latest(self, i: int) -> Block | None:
+        """The newest value of a shard that is known here, in view or not."""
+        known = (self.hosted.get(i), self.released.get(i), self._mailboxes.latest(i))
+        return max(
+            (block for block in known if block), key=lambda block: (block.incarnation, block.version), default=None
+        )
+
     def settle(self) -> bool:
         """Yield to later lives, adopt orphans, release what is too much; whether anything changed."""
         before = set(self.hosted), set(self.released)
         for held in (self.hosted, self.released):
             for i in [i for i, block in held.items() if self._members.lives[i] > block.incarnation]:
                 del held[i]
+                self._yielded(i)
         if not self._members.stopped:
             self._share()
         return before != (set(self.hosted), set(self.released))
@@ -104,15 +120,21 @@ class Holdings:
         if value.dtype.kind in "fc" and not np.isfinite(value).all():
             raise MapError(f"shard {i}: got a value that is not finite; it is kept from the other peers")
 
+    def relayed(self, hosts: Collection[int]) -> list[Block]:
+        """Values in view of those hosts."""
+        return [block for block in self.in_view().values() if block.incarnation.host in set(hosts) - {self._number}]
+
     def _share(self) -> None:
-        live = self._members.live()
+        present = self._members.hearsay.present()
         blocks = self.in_view()
         hosts = {i: block.incarnation.host for i, block in blocks.items() if not block.released}
-        wanted = {peer: shards for peer, said in live.items() if (shards := wanted_by(said)) is not None}
+        # Who lives by hearsay hosts what it did, although it is out of view.
+        hosts |= {i: life.host for i, life in self._members.lives.items() if i not in blocks and life.host in present}
+        wanted: dict[int, Collection[int]] = dict(self._members.hearsay.wanted())
         if self.wanted is not None:
             wanted[self._number] = self.wanted
-        settled = self._now() >= self._patience_s or len(live) + 1 >= (self._expected or float("inf"))
-        given = assign([*live, self._number], hosts, self._map.num_participants, wanted=wanted)
+        settled = self._now() >= self._patience_s or len(present) + 1 >= (self._expected or float("inf"))
+        given = assign([*present, self._number], hosts, self._map.num_participants, wanted=wanted)
         for i, peer in given.items():
             if peer == self._number and i not in hosts and (i in blocks or (settled and self._is_orphan(i))):
                 self._adopt(i)
@@ -120,11 +142,23 @@ class Holdings:
             self.released[i] = replace(self.hosted.pop(i), released=True)
 
     def _is_orphan(self, i: int) -> bool:
-        return i not in self._members.lives or self._members.silence(i) > self._timeout_s
+        if i not in self._members.lives:
+            return True
+        mistakes, at = self._mistakes.get(i, (0, 0.0))
+        if self._now() - at > _FORGIVEN * self._timeout_s:
+            mistakes = 0
+        return self._members.silence(i) > self._timeout_s * 2 ** min(mistakes, _MOST_DOUBLINGS)
+
+    def _yielded(self, i: int) -> None:
+        """Whoever takes back what was adopted from it was not dead, only not heard: wait for longer next time."""
+        if self._orphaned.pop(i, None) == self._members.lives[i].host:
+            self._mistakes[i] = self._mistakes.get(i, (0, 0.0))[0] + 1, self._now()
 
     def _adopt(self, i: int) -> None:
         value, initial = self._joining(i)
         former = self._members.lives.get(i)
+        if former and i not in self.in_view():
+            self._orphaned[i] = former.host
         life = Incarnation(former.number + 1 if former else 1, self._number)
         if self._recorder:
             self._recorder.joined(i, life, value, initial=initial)
@@ -142,7 +176,7 @@ class Holdings:
                 )
             return loaded, False
         # From any value in X the answer is the same; where the dead left off it is nearer.
-        block = self.released.get(i) or self._mailboxes.latest(i)
+        block = self.latest(i)
         if block and self._map.contains(i, block.value):
             return block.value, False
         return self._map.initial(i), True

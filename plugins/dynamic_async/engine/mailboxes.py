@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,9 +12,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fulgurite.plugins.dynamic_async.engine.frames import Codec, FrameError
+from fulgurite.plugins.dynamic_async.engine.gossip import MAX_LIFE
 from fulgurite.plugins.dynamic_async.engine.messages import Block, Bulletin, Incarnation
 
 MAX_PEERS = 1 << 16
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Heard:
         address: where it is connected to.
         addresses: of those that it has heard of.
         stop: it has heard that the iteration is over.
-        hosted: shard -> incarnation of every block in it that is not released.
+        hosted: shard -> incarnation of every block of its own in it that is not released.
         released: shard -> incarnation of those that are.
         note: what else it said.
     """
@@ -63,7 +66,7 @@ class Mailboxes:
 
     Attributes:
         rejected: how many frames were dropped, by reason: those of ``FrameError``, and "own", "old" (not a greater
-            sequence), "shard" (not accepted), "peers" (too many).
+            sequence), "shard" (not accepted), "life" (past 2⁶²), "peers" (too many).
 
     Example:
         >>> import numpy as np
@@ -101,6 +104,8 @@ class Mailboxes:
         try:
             bulletin = self.codec.decode(frame)
         except FrameError as error:
+            if not self.rejected[error.reason]:
+                _log.warning("what a peer said was dropped, and so will others like it be: %s", error)
             self.rejected[error.reason] += 1
             return None
         return bulletin if self.post(bulletin) else None
@@ -115,10 +120,11 @@ class Mailboxes:
         hosted: dict[int, Incarnation] = {}
         released: dict[int, Incarnation] = {}
         for block in bulletin.blocks:
-            (released if block.released else hosted)[block.shard] = block.incarnation
+            # Another's is relayed.
+            if block.incarnation.host == bulletin.peer:
+                (released if block.released else hosted)[block.shard] = block.incarnation
             kept = self._blocks.get(block.shard)
-            # Equal: the host says it again, perhaps released by now.
-            if kept is None or (block.incarnation, block.version) >= (kept.incarnation, kept.version):
+            if kept is None or _age(block) >= _age(kept):
                 self._blocks[block.shard] = block
         self._heard[bulletin.peer] = Heard(
             bulletin.peer,
@@ -167,4 +173,11 @@ class Mailboxes:
             return "peers"
         if self._accept and not all(self._accept(block.shard, block.value) for block in bulletin.blocks):
             return "shard"
+        if any(block.incarnation.number > MAX_LIFE for block in bulletin.blocks):
+            return "life"
         return ""
+
+
+def _age(block: Block) -> tuple[Incarnation, int, bool]:
+    # Once it is released it stays so: a relay may still tell how it was before.
+    return block.incarnation, block.version, block.released

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
 
+from fulgurite.plugins.dynamic_async.engine.gossip import read_ages, read_lives, write_ages, write_lives
+from fulgurite.plugins.dynamic_async.engine.hearsay import Hearsay
 from fulgurite.plugins.dynamic_async.engine.mailboxes import Heard, Mailboxes
 from fulgurite.plugins.dynamic_async.engine.messages import Bulletin, Incarnation
 from fulgurite.plugins.dynamic_async.engine.transport import Transport
 
 # Of the dead, so many addresses stay connected, for the case that they return or a partition heals.
 KEPT_ADDRESSES = 128
+# So many of them are passed on, so that newcomers, too, listen for those who return.
+ABSENT_TOLD = 32
 _MOST_GOSSIPED = 1024
-_LIVES, _CONFIGURATION, _WANTED = "_lives", "_configuration", "_wanted"
+_LIVES, _CONFIGURATION, _ABSENT = "_lives", "_configuration", "_absent"
 
 
 class AwakeClock:
@@ -52,7 +55,12 @@ class Membership:
 
     Whoever reads a value also learns, in the same bulletin, the latest life of every shard that its sender knew of. So
     nobody who still hosts a shard's former life ever uses a value that came of its next one: that is what makes every
-    run a legal schedule, zombies included.
+    run a legal schedule, zombies included. That holds for values that are relayed, too (see :class:`Hearsay`).
+
+    Who is silent stays connected, and its address is passed on: a sleeper that wakes after all whom it knew have died
+    is found by those who came later, if at every moment somebody lived who knew its address from those before. What
+    remains: it is alone for good if they all died before the first of the others came, if more than
+    ``KEPT_ADDRESSES`` have gone silent since, or if it comes back at another address; only its contacts help then.
 
     Args:
         transport: how they are heard.
@@ -60,8 +68,10 @@ class Membership:
         contacts: addresses to begin with; any live peer will do.
         timeout_s: who was silent for longer is gone.
         now: seconds awake.
+        num_shards: lives of shards past these are not believed; None: of any.
 
     Attributes:
+        hearsay: who lives by the word of others.
         lives: shard -> the latest incarnation that anybody has told of.
         configuration: the greatest that anybody has told of.
         stopped: somebody has said that the iteration is over.
@@ -75,15 +85,20 @@ class Membership:
         contacts: Iterable[str],
         timeout_s: float,
         now: Callable[[], float],
+        num_shards: int | None = None,
     ) -> None:
         self._transport, self._mailboxes, self._timeout_s, self._now = transport, mailboxes, timeout_s, now
+        self._num_shards = float("inf") if num_shards is None else num_shards
+        self.hearsay = Hearsay(mailboxes, timeout_s=timeout_s, now=now)
         self.lives: dict[int, Incarnation] = {}
         self.configuration = 0
         self.stopped = False
         self._learned: dict[int, float] = {}
         self._contacts = set(contacts) - {transport.address}
-        self._connected = dict.fromkeys(self._contacts, 0.0)
-        for address in sorted(self._contacts):
+        # When each was last heard of; of contacts, perhaps never.
+        self._connected = dict.fromkeys(sorted(self._contacts), float("-inf"))
+        self._connect_at = now() + timeout_s
+        for address in self._connected:
             transport.connect(address)
 
     def hear(self) -> bool:
@@ -102,42 +117,56 @@ class Membership:
             self._learned[shard] = self._now()
 
     def live(self) -> dict[int, Heard]:
-        """Peers heard within the time-out; not this one."""
+        """Peers heard directly within the time-out; not this one."""
         heard = ((peer, self._mailboxes.heard(peer)) for peer in self._mailboxes.live(self._timeout_s))
         return {peer: said for peer, said in heard if said is not None}
 
     def silence(self, shard: int) -> float:
-        """Seconds awake since the host of the shard's latest life was heard, or since that life was learned of."""
+        """Seconds awake since the host of the shard's latest life was heard or heard of, or that life learned of."""
         since = self._learned.get(shard, 0.0)
-        if shard in self.lives and (said := self._mailboxes.heard(self.lives[shard].host)):
-            since = max(since, said.at)
+        if shard in self.lives:
+            host = self.lives[shard].host
+            said = self._mailboxes.heard(host)
+            since = max(since, self.hearsay.at(host), said.at if said else since)
         return self._now() - since
 
     def addresses(self) -> tuple[str, ...]:
         """Of the live peers, for gossip."""
         return tuple(sorted(said.address for said in self.live().values()))[:_MOST_GOSSIPED]
 
-    def note(self, wanted: Iterable[int] | None) -> dict[str, str | int]:
+    def note(self, wanted: Iterable[int] | None, relays: Mapping[int, int]) -> dict[str, str | int]:
         """What goes into the bulletin's note beside what others put there."""
         note: dict[str, str | int] = {_LIVES: write_lives(self.lives), _CONFIGURATION: self.configuration}
-        return note if wanted is None else note | {_WANTED: _write_shards(wanted)}
+        note |= self.hearsay.note(relays, None if wanted is None else frozenset(wanted))
+        if absent := write_ages(self._absent()):
+            note[_ABSENT] = absent
+        return note
+
+    def _absent(self) -> dict[str, float]:
+        """Addresses where nobody has spoken within the time-out, the latest first, with the seconds since."""
+        now = self._now()
+        silent = sorted((now - at, address) for address, at in self._connected.items() if now - at > self._timeout_s)
+        return {address: age for age, address in silent[:ABSENT_TOLD] if age < float("inf")}
 
     def _take(self, bulletin: Bulletin) -> None:
+        self.hearsay.take(bulletin)
         for block in bulletin.blocks:
             self.learn(block.shard, block.incarnation)
         for shard, life in read_lives(bulletin.note.get(_LIVES, "")).items():
-            self.learn(shard, life)
+            if shard < self._num_shards:
+                self.learn(shard, life)
         configuration = bulletin.note.get(_CONFIGURATION, 0)
         if isinstance(configuration, int):
             self.configuration = max(self.configuration, configuration)
         self.stopped |= bulletin.stop
         now = self._now()
-        for address in (bulletin.address, *bulletin.addresses):
+        ages = read_ages(bulletin.note.get(_ABSENT, "")) | dict.fromkeys((bulletin.address, *bulletin.addresses), 0.0)
+        for address, age in ages.items():
             if address == self._transport.address:
                 continue
             if address not in self._connected:
                 self._transport.connect(address)
-            self._connected[address] = now
+            self._connected[address] = max(self._connected.get(address, float("-inf")), now - age)
 
     def _let_go(self) -> None:
         silent = sorted((at, address) for address, at in self._connected.items() if address not in self._contacts)
@@ -145,70 +174,14 @@ class Membership:
             address = silent.pop(0)[1]
             del self._connected[address]
             self._transport.disconnect(address)
-
-
-def wanted_by(said: Heard) -> frozenset[int] | None:
-    """The shards that a peer has said it is there for; None: its share of all."""
-    if _WANTED not in said.note:
-        return None
-    try:
-        return frozenset(_read_shards(str(said.note[_WANTED])))
-    except ValueError:
-        return None
+        self.hearsay.let_go()
+        if self._now() >= self._connect_at:
+            # A transport with no room left takes no new address, and does not come back to it by itself.
+            self._connect_at = self._now() + self._timeout_s
+            for address in self._connected:
+                self._transport.connect(address)
 
 
 def user_note(said: Heard) -> dict[str, float | int | str]:
     """A peer's note without what membership put there."""
     return {key: value for key, value in said.note.items() if not key.startswith("_")}
-
-
-def write_lives(lives: Mapping[int, Incarnation]) -> str:
-    """Lives as text, those with the same number and host together.
-
-    Example:
-        >>> write_lives({0: Incarnation(1, 255), 1: Incarnation(1, 255), 2: Incarnation(4, 16)})
-        '1.ff:0-1;4.10:2'
-    """
-    ordered = sorted(lives, key=lambda shard: (lives[shard], shard))
-    groups = ((life, _write_shards(shards)) for life, shards in groupby(ordered, key=lives.__getitem__))
-    return ";".join(f"{life.number}.{life.host:x}:{shards}" for life, shards in groups)
-
-
-def read_lives(text: object) -> dict[int, Incarnation]:
-    """What :func:`write_lives` wrote; nothing of anything else.
-
-    Example:
-        >>> read_lives("1.ff:0-1")
-        {0: Incarnation(number=1, host=255), 1: Incarnation(number=1, host=255)}
-        >>> read_lives("1.ff:0-1;what?")
-        {}
-    """
-    lives = {}
-    try:
-        for group in filter(None, str(text).split(";")):
-            life, shards = group.split(":")
-            number, host = life.split(".")
-            lives.update(dict.fromkeys(_read_shards(shards), Incarnation(int(number), int(host, 16))))
-    except ValueError:
-        return {}
-    return lives
-
-
-def _write_shards(shards: Iterable[int]) -> str:
-    runs: list[list[int]] = []
-    for shard in sorted(shards):
-        if runs and shard == runs[-1][1] + 1:
-            runs[-1][1] = shard
-        else:
-            runs.append([shard, shard])
-    return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in runs)
-
-
-def _read_shards(text: str) -> list[int]:
-    shards: list[int] = []
-    for run in filter(None, text.split(",")):
-        first, _, last = run.partition("-")
-        if int(last or first) - int(first) > 1 << 20:
-            raise ValueError(f"a run of shards from {first} to {last}")
-        shards += range(int(first), int(last or first) + 1)
-    return shards

@@ -143,8 +143,9 @@ class Peer:
         self._clock = AwakeClock(clock, nap_s=timeout_s / 2, counted_s=heartbeat_s / 2)
         self._mailboxes = Mailboxes(codec, own=self.number, accept=self._accepts, clock=lambda: self._clock.now)
         self._members = Membership(
-            transport, self._mailboxes, contacts=contacts, timeout_s=timeout_s, now=lambda: self._clock.now
-        )
+            transport, self._mailboxes, contacts=contacts, timeout_s=timeout_s, num_shards=n,
+            now=lambda: self._clock.now,
+        )  # fmt: skip
         self._holdings = Holdings(
             map, self._members, self._mailboxes, number=self.number, wanted=shards_wanted, timeout_s=timeout_s,
             expected_peers=expected_peers, patience_s=timeout_s if patience_s is None else patience_s,
@@ -227,10 +228,16 @@ class Peer:
         """(n,) the shards in view."""
         return self._mask(self.blocks())
 
-    def rounds(self) -> int:
-        """The least tag of what is in view: all of it is within γ^rounds · r₀ of this view's answer."""
+    def rounds(self, *, whole: bool = False) -> int:
+        """The least tag of what is in view: all of it is within γ^rounds · r₀ of this view's answer.
+
+        Args:
+            whole: 0 unless every shard is in view, at this same moment.
+        """
         with self._lock:
             blocks = self.blocks()
+            if whole and len(blocks) < self.map.num_participants:
+                return 0
             fingerprint = _fingerprint(self.configuration, blocks)
             tags = [block.tag if block.fingerprint == fingerprint else 0 for block in blocks.values()]
             return min(tags, default=0)
@@ -241,9 +248,9 @@ class Peer:
         return [blocks[i].value if i in blocks else self._bottom[i] for i in range(self.map.num_participants)]
 
     def last_heard(self, shard: int) -> Array | None:
-        """A shard's newest value, whether or not it is in view; for ``load``, to adopt from where the dead left off."""
+        """A shard's newest value, hosted here or heard, whether or not it is in view; None: none is known."""
         with self._lock:
-            block = self._mailboxes.latest(shard)
+            block = self._holdings.latest(shard)
             return block.value if block else None
 
     def poll(self) -> bool:
@@ -409,10 +416,12 @@ class Peer:
 
     def _publish(self) -> None:
         self._sequence += 1
+        relays = self._members.hearsay.relays()
         blocks = [*self._holdings.hosted.values(), *self._holdings.released.values()]
+        blocks += self._holdings.relayed(relays) if relays else []
         bulletin = Bulletin(
             self.number, self._sequence, self.address, self._members.addresses(), self.stopped, tuple(blocks),
-            self.note | self._members.note(self._holdings.wanted),
+            self.note | self._members.note(self._holdings.wanted, relays),
         )  # fmt: skip
         self._transport.publish(self._codec.encode(bulletin))
         self._next_beat = self._clock.now + self._heartbeat_s

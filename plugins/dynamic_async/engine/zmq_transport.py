@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import math
 import os
 import socket as sockets
@@ -20,6 +21,7 @@ from fulgurite.plugins.dynamic_async.engine.transport import TransportError
 if TYPE_CHECKING:
     import zmq
 
+_log = logging.getLogger(__name__)
 _LEAST_LIBZMQ = (4, 3, 5)  # older ones lose messages where a CONFLATE publisher has several subscribers
 _SCHEMES = ("tcp", "ipc")
 _PORT_ATTEMPTS = 64
@@ -377,6 +379,8 @@ class ZmqTransport:
             try:
                 address = self._codec.decode_hello(frame)
             except FrameError as error:
+                if not self.rejected[error.reason]:
+                    _log.warning("a greeting was dropped, and so will others like it be: %s", error)
                 self.rejected[error.reason] += 1
             else:
                 self.connect(address)

@@ -59,6 +59,19 @@ class Linear(DynamicMap):
         return self.digest(self.matrix, self.constant)
 
 
+class CutTransport(InProcessTransport):
+    """Nothing comes from the addresses in ``cut``, whoever connects to them."""
+
+    def __init__(self, hub: Hub, address: str) -> None:
+        super().__init__(hub, address)
+        self.cut: set[str] = set()
+
+    def collect(self) -> list[bytes]:
+        for address in self.cut:
+            self._newest.pop(address, None)
+        return super().collect()
+
+
 class Cluster:
     """Peers over one hub; everything happens in the order in which the test asks for it."""
 
@@ -74,7 +87,7 @@ class Cluster:
         if contacts is None:
             contacts = tuple(peer.address for peer in list(self.peers.values())[:1])
         recorder = Recorder(self.folder / f"{number}.jsonl", self.map) if self.folder else None
-        transport = options.pop("transport", None) or InProcessTransport(self.hub, f"memory://{number}")
+        transport = options.pop("transport", None) or CutTransport(self.hub, f"memory://{number}")
         self.peers[number] = Peer(
             options.pop("map", self.map), transport, self.codec, contacts=contacts, number=number, recorder=recorder,
             heartbeat_s=HEARTBEAT_S, timeout_s=TIMEOUT_S, clock=lambda: self.now, **options,
@@ -84,6 +97,15 @@ class Cluster:
     def kill(self, number: int) -> None:
         """It says nothing any more, not even goodbye."""
         self.peers.pop(number)._transport.close()
+
+    def cut(self, one: int, other: int) -> None:
+        """The link between two peers carries nothing any more, either way."""
+        self.peers[one]._transport.cut.add(f"memory://{other}")
+        self.peers[other]._transport.cut.add(f"memory://{one}")
+
+    def heal(self) -> None:
+        for peer in self.peers.values():
+            peer._transport.cut.clear()
 
     def turn(self, turns: int = 1, *, evaluate: bool = True) -> None:
         """Half a heartbeat passes, and everybody awake takes a step."""

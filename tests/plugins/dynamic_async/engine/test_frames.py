@@ -173,7 +173,7 @@ def test_too_long_is_refused_before_anything_is_computed():
     huge = CODEC.encode(bulletin(blocks=(Block(0, Incarnation(1, 1), 0, 0, 0, np.zeros(1 << 20)),)))
     small._mac = None  # it would fail if it were asked
     assert reason(small, huge) == "size"
-    with pytest.raises(FrameError, match="more shards"):
+    with pytest.raises(FrameError, match="a greater max_bytes"):
         Codec(KEY, NONCE, MODEL, max_bytes=4096).encode(
             bulletin(blocks=(Block(0, Incarnation(1, 1), 0, 0, 0, np.zeros(1000)),))
         )

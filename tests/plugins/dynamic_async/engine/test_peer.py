@@ -1,5 +1,6 @@
 """Every rule of section 5 of the design, with peers that take turns on a clock of the test's own."""
 
+from dataclasses import replace
 from threading import Thread, current_thread
 
 import numpy as np
@@ -8,7 +9,7 @@ from dynamic_async_peers import TIMEOUT_S, Cluster, Linear, error
 
 from fulgurite.plugins.dynamic_async.engine.frames import Codec
 from fulgurite.plugins.dynamic_async.engine.in_process import Hub, InProcessTransport
-from fulgurite.plugins.dynamic_async.engine.messages import Incarnation
+from fulgurite.plugins.dynamic_async.engine.messages import Block, Bulletin, Incarnation
 from fulgurite.plugins.dynamic_async.engine.peer import Peer
 from fulgurite.plugins.dynamic_async.model.errors import MapError
 
@@ -174,12 +175,10 @@ def test_two_that_adopt_the_same_shard_end_with_the_greater_number():
 
 def test_a_partition_hosts_everything_twice_and_heals():
     cluster = cluster_of(2)
-    first, second = cluster.peers.values()
-    first._transport.disconnect("memory://2")
-    second._transport.disconnect("memory://1")
+    cluster.cut(1, 2)
     cluster.until(lambda: cluster.hosts() == {1: [0, 1, 2, 3], 2: [0, 1, 2, 3]})
     cluster.turn(10)
-    first._transport.connect("memory://2")
+    cluster.heal()
     cluster.until(cluster.settled)
     cluster.until(lambda: all(error(peer, cluster.map.solve()) < 1e-12 for peer in cluster.peers.values()))
 
@@ -382,3 +381,63 @@ def test_fingerprints_agree_where_views_do_and_change_with_every_life():
     cluster.until(cluster.settled)
     assert first.view().all()
     assert first.begin(0).fingerprint != before
+
+
+def test_a_sleeper_is_found_by_those_who_came_when_all_it_knew_are_dead():
+    cluster = cluster_of(2)
+    sleeper = cluster.peers.pop(2)
+    cluster.until(cluster.settled)
+    # Each newcomer knows only the one before it, and that one dies.
+    for former, number in ((1, 3), (3, 4), (4, 5)):
+        cluster.add(number, contacts=(f"memory://{former}",))
+        cluster.until(cluster.settled)
+        cluster.turn(20)
+        cluster.kill(former)
+        cluster.until(cluster.settled)
+    assert list(cluster.peers) == [5]
+    sleeper._transport.collect()
+    cluster.peers[2] = sleeper
+    cluster.until(lambda: cluster.settled() and len(cluster.peers[5].hosted) == 2)
+    cluster.until(lambda: all(error(peer, cluster.map.solve()) < 1e-12 for peer in cluster.peers.values()))
+
+
+def test_who_goes_on_for_the_dead_begins_with_the_newest_value_that_is_known():
+    cluster = cluster_of(1)
+    first = cluster.peers[1]
+    cluster.add(2)
+    cluster.until(lambda: cluster.settled() and len(cluster.peers[2].hosted) == 2)
+    cluster.turn(2)
+    shard = cluster.peers[2].hosted[0]
+    heard = first._mailboxes.latest(shard)
+    # What it once released itself is older than what has been heard since.
+    first._holdings.released[shard] = replace(heard, incarnation=Incarnation(1, 1), value=np.full(2, 9.0))
+    assert (first.last_heard(shard) == heard.value).all()
+    value, initial = first._holdings._joining(shard)
+    assert (value == heard.value).all()
+    assert not initial
+    assert (first.last_heard(first.hosted[0]) == first.blocks()[first.hosted[0]].value).all()
+
+
+def test_rounds_of_the_whole_are_of_one_moment():
+    cluster = Cluster()
+    peer = cluster.add(1, shards_wanted=(0, 1), expected_peers=1)
+    cluster.until(lambda: peer.rounds() >= 3)
+    assert peer.rounds(whole=True) == 0
+    cluster.add(2, shards_wanted=(2, 3))
+    cluster.until(cluster.settled)
+    cluster.until(lambda: peer.rounds(whole=True) >= 3)
+
+
+def test_lives_that_cannot_be_are_neither_believed_nor_passed_on():
+    cluster = cluster_of(2)
+    cluster.peers[1].note["_lives"] = ""
+    members = cluster.peers[2]._members
+    before = dict(members.lives)
+    for text in (f"{1 << 63}.1:0", "5.1:4", "5.1:99", f"5.{1 << 64:x}:0", "-1.1:0"):
+        note = {"_lives": text}
+        bulletin = Bulletin(7, cluster.peers[1]._sequence + 10**6 + len(note), "memory://7", (), False, (), note)
+        members._take(bulletin)
+        assert members.lives == before
+    block = Block(0, Incarnation((1 << 64) - 1, 7), 0, 0, 0, np.zeros(2))
+    assert not cluster.peers[2]._mailboxes.post(Bulletin(7, 10**7, "memory://7", (), False, (block,), {}))
+    assert cluster.peers[2].rejected["life"] == 1

@@ -127,7 +127,7 @@ def zombie_run(folder) -> Cluster:
     cluster.peers[2] = zombie
     # The zombie hears peer 3, which has used the new values, and not peer 1, which made them.
     zombie._transport.collect()
-    zombie._transport.disconnect("memory://1")
+    zombie._transport.cut.add("memory://1")
     cluster.turn(8)
     return cluster
 
