@@ -95,11 +95,13 @@ class ShardLoader:
         if not self.full_batch:
             return f"{count} samples"
         with torch.random.fork_rng(devices=[]):
-            batch = self.loader.collate_fn([dataset[k] for k in (*range(min(self.shards, count)), count - 1)])
+            some = Subset(dataset, [*range(min(self.shards, count)), count - 1])
+            # Like every batch: a dataset may give several samples at once, which its collate function counts on.
+            batch = next(iter(DataLoader(some, batch_size=len(some), collate_fn=self.loader.collate_fn)))
         hashed = hashlib.blake2b(digest_size=8)
         for leaf in tree_leaves(batch):
             if isinstance(leaf, Tensor):
-                hashed.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                hashed.update(leaf.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return f"{count} samples ({hashed.hexdigest()})"
 
     def _full(self, shard: int) -> Any:

@@ -101,3 +101,30 @@ class Endless(IterableDataset):
 def test_what_cannot_be_cut_is_refused(loader, words):
     with pytest.raises(ShardError, match=words):
         ShardLoader(loader, 4, list, never, full_batch=True)
+
+
+def test_the_identity_is_of_the_data_however_a_dataset_gives_them():
+    class Rows(torch.utils.data.Dataset):
+        """Gives a batch at once; its single labels have no dimension."""
+
+        def __init__(self, label):
+            self.x, self.labels = torch.arange(10.0).view(5, 2), torch.full((5,), label)
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, k):
+            return self.x[k], self.labels[k]
+
+        def __getitems__(self, indices):
+            return self.x[indices], self.labels[indices]
+
+    def identity(dataset, collate=None):
+        loader = DataLoader(dataset, batch_size=2, collate_fn=collate)
+        return ShardLoader(loader, 2, lambda: [0], lambda: False, full_batch=True).identity()
+
+    state = torch.get_rng_state()
+    given = [identity(Rows(label), lambda batch: batch) for label in (1, 1, 2)]
+    assert given[0] == given[1] != given[2]
+    assert identity([Rows(1)[k] for k in range(5)]) == given[0]
+    assert torch.equal(torch.get_rng_state(), state)
