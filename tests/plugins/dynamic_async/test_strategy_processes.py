@@ -112,7 +112,12 @@ def test_the_first_process_starts_the_others_and_tells_whether_the_bars_are_met(
 
 def test_the_first_process_is_killed_and_the_others_finish_in_its_folder(run, tmp_path):
     process = run(1e-7)
-    until(lambda: len(evaluations(tmp_path)) == 3 and min(evaluations(tmp_path)) > 30, tmp_path)
+
+    def all_train():
+        assert process.poll() is None, (tmp_path / "out.txt").read_text()[-4000:]
+        return len(evaluations(tmp_path)) == 3 and min(evaluations(tmp_path)) > 10
+
+    until(all_train, tmp_path)
     assert len(members(process.pid)) == 3
     assert not list(tmp_path.glob("runs/run/version_0/convergence"))
     process.kill()
