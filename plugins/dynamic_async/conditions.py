@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Timer
 from torch.optim import Optimizer
 
 from fulgurite.plugins.dynamic_async.objective import ObjectiveError, ObjectiveWatch
@@ -13,6 +14,32 @@ from fulgurite.plugins.dynamic_async.objective import ObjectiveError, ObjectiveW
 
 class Obstacle(ValueError):
     """Why an answer cannot be certified, and what to change."""
+
+
+def check_choice(name: str, value: str, *choices: str) -> None:
+    """Refuse an option that is none of these.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if value not in choices:
+        raise ValueError(f"got {name}={value!r}; choose from {', '.join(map(repr, choices))}")
+
+
+def check_number(name: str, value: float, least: float, most: float = float("inf")) -> None:
+    """Refuse an option out of range, or infinite.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if not least <= value <= most or value == float("inf"):
+        raise ValueError(f"got {name}={value}; expected {least} or more" + (f", up to {most}" if most < 1e300 else ""))
+
+
+def timed_out(trainer: pl.Trainer) -> bool:
+    """Whether this process's own ``max_time`` is over."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return any(left is not None and left <= 0 for left in (timer.time_remaining() for timer in timers))
 
 
 def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, optimizers: Sequence[Optimizer]) -> None:

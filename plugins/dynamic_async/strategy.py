@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -20,7 +20,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from fulgurite.plugins.dynamic_async.conditions import Obstacle, check_trainer, find_watch
+from fulgurite.plugins.dynamic_async.conditions import (
+    Obstacle,
+    check_choice,
+    check_number,
+    check_trainer,
+    find_watch,
+    timed_out,
+)
 from fulgurite.plugins.dynamic_async.engine.faults import Faults
 from fulgurite.plugins.dynamic_async.engine.peer import Peer
 from fulgurite.plugins.dynamic_async.flat_parameters import FlatParameters
@@ -29,6 +36,7 @@ from fulgurite.plugins.dynamic_async.leading import Leading
 from fulgurite.plugins.dynamic_async.local_peers import own_number
 from fulgurite.plugins.dynamic_async.model.certificate import Certificate
 from fulgurite.plugins.dynamic_async.objective import ObjectiveError, ObjectiveWatch
+from fulgurite.plugins.dynamic_async.resuming import KEY, Resumed, kept
 from fulgurite.plugins.dynamic_async.shard_checkpoints import ShardCheckpoints
 from fulgurite.plugins.dynamic_async.shard_loader import ShardLoader
 from fulgurite.plugins.dynamic_async.shard_training import ShardTraining
@@ -58,6 +66,11 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
     While it trains ``trainer.max_epochs`` is -1: how many epochs this process will have nobody knows.
     Validation, test, checkpoints and the module afterwards have the mean of the shards. ``reduce`` and ``broadcast``
     are the identity: there is nobody to wait for.
+
+    ``fit(ckpt_path=...)`` goes on with every shard's value and count as the leader had heard of them, from the same
+    start, so that what is certified still is; a checkpoint holds all shards for that. The optimizer's states are those
+    of the shards that the leader hosted; other shards, and those adopted from the dead without ``checkpoints``, begin
+    with a fresh state. Learning rates are scheduled by each process's own steps.
 
     Args:
         accelerator: as of any strategy; also the next two.
@@ -130,20 +143,13 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
     ) -> None:
         super().__init__("cpu", accelerator, checkpoint_io, precision_plugin)
         timeout_s = 4 * heartbeat_s if timeout_s is None else timeout_s
-        for name, value, choices in (
-            ("transport", transport, ("zmq", "ray")),
-            ("topology", topology, ("complete", "star")),
-            ("certify", certify, ("require", "report")),
-        ):
-            if value not in choices:
-                raise ValueError(f"got {name}={value!r}; choose from {', '.join(map(repr, choices))}")
-        if shards > MOST_SHARDS:
-            raise ValueError(f"got shards={shards}; expected {MOST_SHARDS} or fewer")
-        for name, number, least in (("shards", shards, 1), ("local_peers", local_peers, 1), ("restarts", restarts, 0)):
-            if number < least:
-                raise ValueError(f"got {name}={number}; expected {least} or more")
-        if not 0 <= lam < float("inf"):
-            raise ValueError(f"got lam={lam}; expected 0 or more")
+        check_choice("transport", transport, "zmq", "ray")
+        check_choice("topology", topology, "complete", "star")
+        check_choice("certify", certify, "require", "report")
+        check_number("shards", shards, 1, MOST_SHARDS)
+        check_number("local_peers", local_peers, 1)
+        check_number("restarts", restarts, 0)
+        check_number("lam", lam, 0.0)
         if eps is not None and not eps > 0:
             raise ValueError(f"got eps={eps}; expected more than 0, or null to train for max_epochs")
         if not 0 < heartbeat_s < timeout_s:
@@ -179,6 +185,9 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         self._leading = Leading(first=own_number() == 0)
         self._open = ExitStack()
         self._fitting = False
+        self._resumed: Resumed | None = None
+        self._going_on: Resumed | None = None
+        self._left: tuple[Any, dict[str, Any]] | None = None
 
     @property
     def training(self) -> ShardTraining | None:
@@ -233,33 +242,47 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
     def setup(self, trainer: pl.Trainer) -> None:
         super().setup(trainer)
         if trainer.state.fn != TrainerFn.FITTING:
+            self._resumed = None
             return
         assert self.lightning_module is not None
-        self._training, self._lingers_s = None, self._linger_s
+        self._training, self._left, self._lingers_s = None, None, self._linger_s
         check_trainer(trainer, self.lightning_module, self.optimizers)
         watch = self._find_watch(trainer)
         if self._full_batch is None:
             self._full_batch = watch is not None
+        resumed, self._resumed = self._resumed, None
         flat = FlatParameters(self.lightning_module)
         optimizer = self.optimizers[0]
         step = float(optimizer.param_groups[0]["lr"])
         identity = f"{type(self.lightning_module).__qualname__}\n{flat.identity()}\n{type(optimizer).__qualname__}"
         if watch is not None:
             identity += f"\nlr {step!r}, bounds {watch.mu!r} {watch.lipschitz!r}"
+        centre = flat.read() if resumed is None else resumed.centre
         shared = TrainingMap(
-            flat.read(), shards=self._shards, coupling=self._lam, topology=self._topology, identity=identity
+            centre, shards=self._shards, coupling=self._lam, topology=self._topology, identity=identity
         )
+        if resumed is not None:
+            resumed.check(shared)
+        elif trainer.ckpt_path is not None:
+            _log.warning("the checkpoint is of another strategy: training begins anew, from its weights")
+        self._going_on = resumed
+        # Lightning would end this process's loop by its own epochs, of which there are more where less is hosted.
+        self._rounds = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        if self._rounds is not None:
+            self._open.callback(setattr, trainer.fit_loop, "max_epochs", self._rounds)
+            trainer.fit_loop.max_epochs = -1
+        counts = {} if resumed is None else resumed.counts(self._shards)
+        if self._rounds is not None and len(counts) == self._shards and min(counts.values()) >= self._rounds:
+            _log.info("every shard has had its %d evaluations before the checkpoint: nothing is left", self._rounds)
+            trainer.should_stop, self._obstacle = True, "nothing was trained: max_epochs were over"
+            return
         # Files may be read while the peer is being made, when there is nothing to read them into yet.
         peer = self._joining.peer(shared, faults=self._faults, load=self._load, stack=self._open)
         self._training = ShardTraining(shared, peer, flat, optimizer, watch, step)
         self._fitting = True
         if self._checkpoint_folder is not None:
             self._checkpoints = ShardCheckpoints(Path(self._checkpoint_folder), self._training)
-        # Lightning would end this process's loop by its own epochs, of which there are more where less is hosted.
-        self._rounds = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        if self._rounds is not None:
-            self._open.callback(setattr, trainer.fit_loop, "max_epochs", self._rounds)
-            trainer.fit_loop.max_epochs = -1
+        self._training.counts |= counts
         self._joining.start_others(trainer, peer)
         self._open.enter_context(peer.heartbeats())
         self._joining.wait_for_others(peer)
@@ -341,16 +364,19 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         if self._training is None:
             return
         peer = self._training.peer
+        self._training.serve()
+        if self._checkpoints is not None:
+            self._checkpoints.save(now=True)
+        last = kept(self._training)
         if not peer.stopped:
-            if self._trainer.should_stop and not _timed_out(self._trainer):
+            if self._trainer.should_stop and not timed_out(self._trainer):
                 peer.stop()
                 peer.publish()
             else:
                 peer.release()
         self._training.serve()
-        if self._checkpoints is not None:
-            self._checkpoints.save(now=True)
         self._write_mean()
+        self._left = self._training.flat.read(), last
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -361,12 +387,26 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         return state
 
     @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        if self.is_global_zero and "optimizer_states" in checkpoint and (found := self._kept()) is not None:
+            checkpoint[KEY] = found
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    @override
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        content = super().load_checkpoint(checkpoint_path, weights_only)
+        self._resumed = Resumed.read(content)
+        return content
+
+    @override
     def teardown(self) -> None:
         try:
             if self._fitting and self._training is not None:
                 self._joining.leave(self._training.peer, linger_s=self._lingers_s)
         finally:
-            self._fitting, self._checkpoints = False, None
+            self._fitting, self._checkpoints, self._going_on = False, None, None
             self._open.close()
             super().teardown()
 
@@ -399,7 +439,20 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         return True
 
     def _load(self, shard: int) -> Any:
-        return self._checkpoints.load(shard) if self._checkpoints else None
+        assert self._training is not None
+        found = self._going_on.load(self._training, shard) if self._going_on is not None else None
+        if found is None and self._checkpoints is not None:
+            found = self._checkpoints.load(shard)
+        return found
+
+    def _kept(self) -> dict[str, Any] | None:
+        """What goes into a checkpoint; None after ``fit`` once the module is another than it was left."""
+        assert self.lightning_module is not None
+        if self._fitting:
+            return kept(self._training) if self._training is not None else None
+        if self._left is not None and np.array_equal(FlatParameters(self.lightning_module).read(), self._left[0]):
+            return self._left[1]
+        return None
 
     def _find_watch(self, trainer: pl.Trainer) -> ObjectiveWatch | None:
         try:
@@ -441,8 +494,3 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
     def _write_mean(self) -> None:
         if self._fitting and self._training is not None:
             self._training.flat.write(self._training.mean())
-
-
-def _timed_out(trainer: pl.Trainer) -> bool:
-    timers = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
-    return any(left is not None and left <= 0 for left in (timer.time_remaining() for timer in timers))

@@ -56,7 +56,7 @@ def test_several_loaders_are_refused(fits):
 
 
 def test_more_shards_than_notes_can_tell_of_are_refused(fits):
-    with pytest.raises(ValueError, match="got shards=5000; expected 4096 or fewer"):
+    with pytest.raises(ValueError, match="got shards=5000; expected 1 or more, up to 4096"):
         fits.strategy(shards=5000)
 
 
