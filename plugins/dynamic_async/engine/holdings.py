@@ -137,7 +137,7 @@ class Holdings:
         given = assign([*present, self._number], hosts, self._map.num_participants, wanted=wanted)
         for i, peer in given.items():
             if peer == self._number and i not in hosts and (i in blocks or (settled and self._is_orphan(i))):
-                self._adopt(i)
+                self._adopt(i, orphan=i not in blocks)
         for i in [i for i in self.hosted if given.get(i) != self._number]:
             self.released[i] = replace(self.hosted.pop(i), released=True)
 
@@ -154,10 +154,10 @@ class Holdings:
         if self._orphaned.pop(i, None) == self._members.lives[i].host:
             self._mistakes[i] = self._mistakes.get(i, (0, 0.0))[0] + 1, self._now()
 
-    def _adopt(self, i: int) -> None:
+    def _adopt(self, i: int, *, orphan: bool) -> None:
         value, initial = self._joining(i)
         former = self._members.lives.get(i)
-        if former and i not in self.in_view():
+        if former and orphan:
             self._orphaned[i] = former.host
         life = Incarnation(former.number + 1 if former else 1, self._number)
         if self._recorder:

@@ -22,7 +22,8 @@ class AwakeClock:
     """Seconds that this process was awake: a nap (SIGSTOP, a suspended laptop) does not count.
 
     A process that was stopped has heard nobody for long, but that says nothing about them. On this clock they have as
-    much time left as before the nap.
+    much time left as before the nap. Who reads the clock more rarely than every ``nap_s``, because its machine is
+    overloaded, takes all of its time for naps, and finds out about the dead that much later.
 
     Args:
         clock: seconds that never run backwards.

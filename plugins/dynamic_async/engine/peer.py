@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,6 +155,7 @@ class Peer:
         self._evaluated: dict[int, object] = {}
         self._sequence, self._next_beat, self._unsaid = 0, 0.0, True
         self._failure: BaseException | None = None
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -186,8 +188,8 @@ class Peer:
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        """How many frames were dropped, by reason."""
-        return self._mailboxes.rejected
+        """How many frames and greetings were dropped, by reason; each reason is logged once, in full."""
+        return self._mailboxes.rejected + Counter(getattr(self._transport, "rejected", {}))
 
     def configure(self, configuration: int) -> None:
         """Go on to another epoch of the map; the others follow. It never falls."""
@@ -345,7 +347,7 @@ class Peer:
         return done
 
     def wait(self) -> None:
-        """Sleep until something was heard, half a heartbeat at most."""
+        """Sleep until something was heard, half a heartbeat at most; so long may other threads' calls take, too."""
         with self._lock:
             left = self._next_beat - self._clock.now
             self._transport.wait(min(max(left, 0.0), self._heartbeat_s / 2))
@@ -395,16 +397,19 @@ class Peer:
         self.publish()
 
     def close(self, *, linger_s: float | None = None) -> None:
-        """Leave: after a stop, once all have heard of it; after ``release``, once the shards are adopted.
+        """Leave: after a stop, when all have heard of it; after ``release``, when the shards are adopted. Once only.
 
         Args:
             linger_s: wait so long for the others at most; None: the time-out.
         """
+        if self._closed:
+            return
         until = time.monotonic() + (self._timeout_s if linger_s is None else linger_s)
         while time.monotonic() < until and self._failure is None and self._awaited():
             self.poll()
             time.sleep(self._heartbeat_s / 4)
         with self._lock:
+            self._closed = True
             self._transport.close()
 
     def _awaited(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from fulgurite.plugins.dynamic_async.model.errors import TraceError
 from fulgurite.plugins.dynamic_async.model.trace import value_hash
 
 Lives = Mapping[int, Incarnation]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,28 @@ class Recorder:
     A process that is killed loses nothing that others may have heard: the line is written before the value is
     published. A line torn by the kill is left out by :func:`read_log`; nobody can have read its value.
 
+    A full disk ends the log, with an error message, and not the peer: the iteration matters more than its record. What
+    others read after that is in no log, so that the logs are refused when they are merged.
+
     Args:
         path: the file, made with its folder; it must not exist.
         map: what is iterated.
 
+    Attributes:
+        complete: everything so far is in the log.
+
     Raises:
         FileExistsError: there is a log already; every process writes its own.
+        OSError: not even its first line could be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], map: DynamicMap) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
-        self._write({"map": map.fingerprint().hex(), "num_participants": map.num_participants})
+        self.complete = True
+        if not self._written({"map": map.fingerprint().hex(), "num_participants": map.num_participants}):
+            self.close()
+            raise OSError(f"the log of the run could not be begun at {path}: is the disk full?")
 
     def __enter__(self) -> Self:
         return self
@@ -116,9 +128,18 @@ class Recorder:
         return {"time": time.time(), **made}
 
     def _write(self, event: dict[str, Any]) -> None:
+        if self.complete and not self._written(event):
+            self.complete = False
+            _log.error(
+                "the log of this peer ends here, as it could not be written: is the disk full? It goes on without"
+            )
+
+    def _written(self, event: dict[str, Any]) -> bool:
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
-        if os.write(self._file, line) != len(line):
-            raise OSError("the log of the run could not be written whole: is the disk full?")
+        try:
+            return os.write(self._file, line) == len(line)
+        except OSError:
+            return False
 
 
 def read_log(path: str | os.PathLike[str]) -> tuple[bytes, int, list[Logged]]:

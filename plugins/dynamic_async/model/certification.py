@@ -83,7 +83,7 @@ def certify(
         return verdict(*_beyond_one(map, contraction), contraction.weights)
     box = map.domain or invariant_box(map, chosen, contraction.gamma, contraction.weights)
     try:
-        doubt = check_box(map, box, chosen, subsets=map.leaving != "unknown")
+        doubt = check_box(map, box, chosen)
     except Leaves as leaves:
         return verdict("refused", str(leaves), contraction.weights)
     if doubt is not None:

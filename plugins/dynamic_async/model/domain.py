@@ -64,17 +64,17 @@ def invariant_box(map: DynamicMap, views: Sequence[View], gamma: float, weights:
     return Box(centre, np.nextafter(radius * weights, np.inf) if reach else radius * weights)
 
 
-def check_box(map: DynamicMap, box: Box, views: Sequence[View], *, subsets: bool) -> str | None:
+def check_box(map: DynamicMap, box: Box, views: Sequence[View]) -> str | None:
     """Whether every ⊥ and every first state lie in X and F keeps it in every view.
 
-    It is enough that Σⱼ MᵢⱼRⱼ + dᵢ(F(c)ᵢ, cᵢ) ≤ Rᵢ; a map whose values lie inside whatever it reads needs no test.
+    It is enough that Σⱼ MᵢⱼRⱼ + dᵢ(F(c)ᵢ, cᵢ) ≤ Rᵢ; a map whose values lie inside whatever it reads needs no test. For
+    a map that says what ``leaving`` does, it then holds for every subset of each view's participants: reading ⊥ⱼ in
+    place of cⱼ changes Fᵢ by at most MᵢⱼRⱼ, as ⊥ⱼ lies in X, which is the same sum.
 
     Args:
         map: the family F.
         box: X.
         views: where F is to keep it.
-        subsets: also for every subset of each view's participants, for a map that says what ``leaving`` does. Reading
-            ⊥ⱼ in place of cⱼ changes Fᵢ by at most MᵢⱼRⱼ, as ⊥ⱼ lies in X: the same sum.
 
     Returns:
         None if so, else what could not be shown.

@@ -441,3 +441,32 @@ def test_lives_that_cannot_be_are_neither_believed_nor_passed_on():
     block = Block(0, Incarnation((1 << 64) - 1, 7), 0, 0, 0, np.zeros(2))
     assert not cluster.peers[2]._mailboxes.post(Bulletin(7, 10**7, "memory://7", (), False, (block,), {}))
     assert cluster.peers[2].rejected["life"] == 1
+
+
+def test_what_was_dropped_is_counted_with_the_greetings_and_said_once(caplog):
+    class Greeted(InProcessTransport):
+        @property
+        def rejected(self):
+            return {"key": 2}
+
+    cluster = Cluster()
+    peer = cluster.add(1, transport=Greeted(cluster.hub, "memory://1"), expected_peers=1)
+    stranger = InProcessTransport(cluster.hub, "memory://stranger")
+    stranger.connect("memory://1")
+    for _ in range(3):
+        stranger.publish(Codec(b"K" * 32, b"n" * 16, cluster.map.fingerprint()).encode_hello("memory://stranger"))
+        cluster.turn()
+    assert peer.rejected == {"key": 5}
+    assert [record.message.count("made with another key") for record in caplog.records] == [1]
+
+
+def test_closing_again_waits_for_nobody():
+    cluster = cluster_of(2)
+    peer = cluster.peers[1]
+    peer.close(linger_s=0.0)
+    peer.release()
+    assert peer._awaited()
+    polls = []
+    peer.poll = lambda: polls.append(1)
+    peer.close(linger_s=1.0)
+    assert polls == []

@@ -1,10 +1,12 @@
 """What several peers wrote down is one legal schedule, and the simulator makes the same bits of it."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
-from dynamic_async_peers import Cluster, Linear
+from dynamic_async_peers import Cluster, Linear, error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -191,12 +193,40 @@ def test_a_log_is_written_as_it_happens_and_a_torn_line_is_left_out(tmp_path):
     recorder.close()
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    recorder = Recorder(tmp_path / "one.jsonl", Linear(2))
-    monkeypatch.setattr("os.write", lambda file, line: len(line) - 1)
-    with pytest.raises(OSError, match="is the disk full"):
-        recorder.joined(0, Incarnation(1, 1), np.zeros(2), initial=True)
-    recorder.close()
+def test_a_full_disk_ends_the_log_and_not_the_peer(tmp_path, monkeypatch, caplog):
+    cluster = Cluster(folder=tmp_path)
+    for number in (1, 2):
+        cluster.add(number, expected_peers=2)
+    cluster.until(cluster.settled)
+    full = cluster.peers[2]._recorder
+    write = os.write
+
+    def disk(file, line):
+        if file == full._file:
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(file, line)
+
+    with monkeypatch.context() as filled:
+        filled.setattr("os.write", disk)
+        cluster.turn(20)
+    cluster.until(lambda: all(error(peer, cluster.map.solve()) < 1e-12 for peer in cluster.peers.values()))
+    assert (cluster.peers[1]._recorder.complete, full.complete) == (True, False)
+    assert [record.message.count("disk full") for record in caplog.records] == [1]
+    with pytest.raises(TraceError, match="no log says that it was made"):
+        cluster.trace()
+
+
+@pytest.mark.parametrize("written", [3, None])
+def test_a_log_that_cannot_be_begun_is_named(tmp_path, monkeypatch, written):
+    def disk(file, line):
+        if written is None:
+            raise OSError(errno.ENOSPC, "no space left")
+        return written
+
+    with monkeypatch.context() as filled:
+        filled.setattr("os.write", disk)
+        with pytest.raises(OSError, match="is the disk full"):
+            Recorder(tmp_path / "one.jsonl", Linear(2))
 
 
 def test_logs_that_do_not_belong_together_are_refused(tmp_path):

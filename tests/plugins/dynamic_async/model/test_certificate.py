@@ -169,7 +169,7 @@ def test_the_certificate_for_everybody_covers_every_set(seed, kind):
             rows = map.lipschitz(0, participants).toarray()
             assert (rows[~participants] == 0).all()
             assert (rows[:, ~participants] == 0).all()
-        assert check_box(map, map.domain, [(0, participants)], subsets=False) is None
+        assert check_box(map, map.domain, [(0, participants)]) is None
 
 
 def some_map(kind, rng, size):
@@ -279,7 +279,7 @@ def test_what_cannot_be_shown_is_not_certified():
     assert "could not be shown" in verdict.reason
     assert verdict.bound(5) == np.inf
     with pytest.raises(Leaves):
-        check_box(Loose(HALF, box, first=9.0), box, [(0, np.ones(2, bool))], subsets=False)
+        check_box(Loose(HALF, box, first=9.0), box, [(0, np.ones(2, bool))])
 
 
 def test_a_nonlinear_map_that_does_not_contract_is_only_watched():
