@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from tables import markdown
 
-from fulgurite.plugins.dynamic_async.engine.advice import advice
+from fulgurite.plugins.dynamic_async.engine.pacing import advice
 from fulgurite.plugins.dynamic_async.engine.worker import Work
 from fulgurite.plugins.dynamic_async.engine.workers import Workers
 from fulgurite.plugins.dynamic_async.maps.block_affine import damped_walk

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fulgurite.plugins.dynamic_async.engine.keys import run_nonce as run_nonce
     from fulgurite.plugins.dynamic_async.engine.keys import shared_key as shared_key
     from fulgurite.plugins.dynamic_async.engine.mailboxes import Mailboxes as Mailboxes
+    from fulgurite.plugins.dynamic_async.engine.merging import merge as merge
     from fulgurite.plugins.dynamic_async.engine.messages import Block as Block
     from fulgurite.plugins.dynamic_async.engine.messages import Bulletin as Bulletin
     from fulgurite.plugins.dynamic_async.engine.messages import Incarnation as Incarnation
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from fulgurite.plugins.dynamic_async.engine.peer import Peer as Peer
     from fulgurite.plugins.dynamic_async.engine.ray_transport import RayTransport as RayTransport
     from fulgurite.plugins.dynamic_async.engine.recorder import Recorder as Recorder
-    from fulgurite.plugins.dynamic_async.engine.residual import error_bound as error_bound
+    from fulgurite.plugins.dynamic_async.engine.recorder import read_log as read_log
+    from fulgurite.plugins.dynamic_async.engine.residuals import error_bound as error_bound
     from fulgurite.plugins.dynamic_async.engine.transport import Transport as Transport
     from fulgurite.plugins.dynamic_async.engine.transport import TransportError as TransportError
     from fulgurite.plugins.dynamic_async.engine.worker import Work as Work
@@ -58,8 +60,10 @@ _HOMES = {
     "ZmqTransport": "fulgurite.plugins.dynamic_async.engine.zmq_transport",
     "assign": "fulgurite.plugins.dynamic_async.engine.hosting",
     "check_address": "fulgurite.plugins.dynamic_async.engine.addresses",
-    "error_bound": "fulgurite.plugins.dynamic_async.engine.residual",
+    "error_bound": "fulgurite.plugins.dynamic_async.engine.residuals",
+    "merge": "fulgurite.plugins.dynamic_async.engine.merging",
     "new_run": "fulgurite.plugins.dynamic_async.engine.keys",
+    "read_log": "fulgurite.plugins.dynamic_async.engine.recorder",
     "run_nonce": "fulgurite.plugins.dynamic_async.engine.keys",
     "shared_key": "fulgurite.plugins.dynamic_async.engine.keys",
 }
@@ -89,7 +93,9 @@ __all__ = [
     "assign",
     "check_address",
     "error_bound",
+    "merge",
     "new_run",
+    "read_log",
     "run_nonce",
     "shared_key",
 ]

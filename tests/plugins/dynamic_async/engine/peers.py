@@ -9,7 +9,7 @@ import numpy as np
 
 from fulgurite.plugins.dynamic_async.engine.frames import Codec
 from fulgurite.plugins.dynamic_async.engine.in_process import Hub, InProcessTransport
-from fulgurite.plugins.dynamic_async.engine.merge import merge
+from fulgurite.plugins.dynamic_async.engine.merging import merge
 from fulgurite.plugins.dynamic_async.engine.peer import Peer
 from fulgurite.plugins.dynamic_async.engine.recorder import Recorder
 from fulgurite.plugins.dynamic_async.model.dynamic_map import Box, DynamicMap

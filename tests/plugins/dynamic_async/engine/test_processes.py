@@ -6,8 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from fulgurite.plugins.dynamic_async.engine.merge import merge
-from fulgurite.plugins.dynamic_async.engine.residual import error_bound
+from fulgurite.plugins.dynamic_async.engine.merging import merge
+from fulgurite.plugins.dynamic_async.engine.residuals import error_bound
 from fulgurite.plugins.dynamic_async.engine.worker import Work
 from fulgurite.plugins.dynamic_async.engine.workers import Workers
 from fulgurite.plugins.dynamic_async.maps.block_affine import damped_walk

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fulgurite.plugins.dynamic_async.engine.holdings import Holdings
-from fulgurite.plugins.dynamic_async.engine.merge import merge
+from fulgurite.plugins.dynamic_async.engine.merging import merge
 from fulgurite.plugins.dynamic_async.engine.messages import Incarnation
 from fulgurite.plugins.dynamic_async.engine.recorder import Recorder, read_log
 from fulgurite.plugins.dynamic_async.model.errors import TraceError

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fulgurite.plugins.dynamic_async.engine.residual import error_bound, residual
+from fulgurite.plugins.dynamic_async.engine.residuals import error_bound, residual
 from fulgurite.plugins.dynamic_async.maps.block_affine import damped_walk
 
 MAP = damped_walk(30, blocks=3, damping=0.8)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fulgurite.plugins.dynamic_async.engine.advice import WORTH_IT, advice, waiting
+from fulgurite.plugins.dynamic_async.engine.pacing import WORTH_IT, advice, waiting
 
 
 def test_equal_speeds_need_no_asynchrony():
