@@ -145,8 +145,8 @@ class RoutingExperiment(LightningModule):
             or not self.trainer.is_global_zero
         ):
             return
+        from fulgurite.plugins.dynamic_async.routing.route_figure import write_route_picture
         from fulgurite.plugins.dynamic_async.routing.route_page import write_route_page
-        from fulgurite.plugins.dynamic_async.routing.route_picture import write_route_picture
         from fulgurite.plugins.files import write_text
 
         run = self.run()

@@ -104,8 +104,8 @@ def _route(options: argparse.Namespace) -> int:
     from fulgurite.plugins.dynamic_async.model.errors import ScheduleError
     from fulgurite.plugins.dynamic_async.routing.errors import AlgebraError, TopologyError
     from fulgurite.plugins.dynamic_async.routing.experiment import make_algebra, run_routing
+    from fulgurite.plugins.dynamic_async.routing.route_figure import write_route_picture
     from fulgurite.plugins.dynamic_async.routing.route_page import write_route_page
-    from fulgurite.plugins.dynamic_async.routing.route_picture import write_route_picture
     from fulgurite.plugins.dynamic_async.routing.schedules import topology_schedule
     from fulgurite.plugins.files import write_text
 

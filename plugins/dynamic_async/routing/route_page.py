@@ -12,7 +12,7 @@ from string import Template
 import matplotlib
 
 from fulgurite.plugins.dynamic_async.routing.experiment import EpochResult, RoutingRun
-from fulgurite.plugins.dynamic_async.routing.route_picture import GRID, INK, MUTED, outcome, route_picture
+from fulgurite.plugins.dynamic_async.routing.route_figure import GRID, INK, MUTED, outcome, route_picture
 from fulgurite.plugins.files import write_text
 
 _WORDS = {

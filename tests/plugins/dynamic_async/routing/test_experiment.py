@@ -11,8 +11,8 @@ from fulgurite.plugins.dynamic_async.routing import experiment
 from fulgurite.plugins.dynamic_async.routing.errors import AlgebraError, TopologyError
 from fulgurite.plugins.dynamic_async.routing.experiment import ALGEBRAS, make_algebra, run_routing
 from fulgurite.plugins.dynamic_async.routing.networks import built_in, random_topology
+from fulgurite.plugins.dynamic_async.routing.route_figure import route_picture, write_route_picture
 from fulgurite.plugins.dynamic_async.routing.route_page import epoch_cells, findings, render_route_page
-from fulgurite.plugins.dynamic_async.routing.route_picture import route_picture, write_route_picture
 from fulgurite.plugins.dynamic_async.routing.schedules import topology_schedule
 
 
