@@ -71,6 +71,7 @@ class Holdings:
         self._recorder, self._load = recorder, load
         self._orphaned: dict[int, int] = {}
         self._mistakes: dict[int, tuple[int, float]] = {}
+        self._settled = False
         self._kinds = [(bottom.shape, bottom.dtype) for bottom in map_bottoms(map)]
 
     def in_view(self) -> dict[int, Block]:
@@ -133,17 +134,18 @@ class Holdings:
         wanted: dict[int, Collection[int]] = dict(self._members.hearsay.wanted())
         if self.wanted is not None:
             wanted[self._number] = self.wanted
-        settled = self._now() >= self._patience_s or len(present) + 1 >= (self._expected or float("inf"))
+        # Once all have been seen it stays so: whoever dies after that is not waited for.
+        self._settled |= self._now() >= self._patience_s or len(present) + 1 >= (self._expected or float("inf"))
         given = assign([*present, self._number], hosts, self._map.num_participants, wanted=wanted)
         for i, peer in given.items():
-            if peer == self._number and i not in hosts and (i in blocks or (settled and self._is_orphan(i))):
+            if peer == self._number and i not in hosts and (i in blocks or self._is_orphan(i)):
                 self._adopt(i, orphan=i not in blocks)
         for i in [i for i in self.hosted if given.get(i) != self._number]:
             self.released[i] = replace(self.hosted.pop(i), released=True)
 
     def _is_orphan(self, i: int) -> bool:
         if i not in self._members.lives:
-            return True
+            return self._settled
         mistakes, at = self._mistakes.get(i, (0, 0.0))
         if self._now() - at > _FORGIVEN * self._timeout_s:
             mistakes = 0

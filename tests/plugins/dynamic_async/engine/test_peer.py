@@ -470,3 +470,12 @@ def test_closing_again_waits_for_nobody():
     peer.poll = lambda: polls.append(1)
     peer.close(linger_s=1.0)
     assert polls == []
+
+
+def test_patience_is_for_who_has_not_been_heard_yet_and_not_for_the_dead():
+    cluster = Cluster()
+    for number in (1, 2):
+        cluster.add(number, expected_peers=2, patience_s=1e6)
+    cluster.until(cluster.settled)
+    cluster.kill(1)
+    cluster.until(lambda: len(cluster.peers[2].hosted) == cluster.map.num_participants)
