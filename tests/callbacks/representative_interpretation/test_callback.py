@@ -186,7 +186,9 @@ def test_validate_makes_a_full_pass(tmp_path, classifier, data, capsys):
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_checkpoints_can_monitor_and_state_is_plain(tmp_path, classifier, data):
-    kept = pl.callbacks.ModelCheckpoint(tmp_path / "kept", monitor=f"{HOME}/coverage", mode="max", save_last=True)
+    kept = pl.callbacks.ModelCheckpoint(
+        tmp_path / "kept", monitor=f"{HOME}/coverage", mode="max", save_top_k=-1, save_last=True
+    )
     first = interpretation()
     trainer_for(tmp_path, [first, kept], max_epochs=2, enable_checkpointing=True).fit(classifier, *loaders(data))
     state = torch.load(kept.last_model_path, weights_only=True)

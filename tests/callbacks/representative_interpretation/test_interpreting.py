@@ -138,8 +138,9 @@ def test_more_strangers_may_be_tolerated(fitted, reference):
     assert loose.delta == 20 >= loose.strangers
     assert len(loose.planes) <= len(strict.planes)
     assert loose.own >= strict.own
-    few = interpret(fitted, images[4], read, cut="0", boundaries=1, delta=0)
-    assert few.delta > 0
+    # Which image one boundary does not suffice for depends on how the network was trained, to the last bit.
+    tried = (interpret(fitted, image, read, cut="0", boundaries=1, delta=0) for image in images[:30])
+    few = next(found for found in tried if found.delta > 0)
     assert any("and not 0" in note for note in few.notes)
 
 
