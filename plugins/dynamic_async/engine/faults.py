@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,6 +110,11 @@ class FaultyTransport:
     def address(self) -> str:
         """Of the real one."""
         return self._transport.address
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """Of the real one, where it counts."""
+        return getattr(self._transport, "rejected", {})
 
     @property
     def isolated(self) -> bool:

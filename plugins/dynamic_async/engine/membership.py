@@ -95,6 +95,7 @@ class Membership:
         self.configuration = 0
         self.stopped = False
         self._learned: dict[int, float] = {}
+        self._told: dict[int, object] = {}
         self._contacts = set(contacts) - {transport.address}
         # When each was last heard of; of contacts, perhaps never.
         self._connected = dict.fromkeys(sorted(self._contacts), float("-inf"))
@@ -153,9 +154,13 @@ class Membership:
         self.hearsay.take(bulletin)
         for block in bulletin.blocks:
             self.learn(block.shard, block.incarnation)
-        for shard, life in read_lives(bulletin.note.get(_LIVES, "")).items():
-            if shard < self._num_shards:
-                self.learn(shard, life)
+        lives = bulletin.note.get(_LIVES, "")
+        # Most often what was said before: reading it again would take longer than all the rest.
+        if self._told.get(bulletin.peer) != lives:
+            self._told[bulletin.peer] = lives
+            for shard, life in read_lives(lives).items():
+                if shard < self._num_shards:
+                    self.learn(shard, life)
         configuration = bulletin.note.get(_CONFIGURATION, 0)
         if isinstance(configuration, int):
             self.configuration = max(self.configuration, configuration)
@@ -176,6 +181,8 @@ class Membership:
             del self._connected[address]
             self._transport.disconnect(address)
         self.hearsay.let_go()
+        for peer in self._told.keys() - self._mailboxes.live(self._timeout_s):
+            del self._told[peer]
         if self._now() >= self._connect_at:
             # A transport with no room left takes no new address, and does not come back to it by itself.
             self._connect_at = self._now() + self._timeout_s

@@ -138,6 +138,27 @@ def test_cut_in_two_and_healed(tmp_path, answers):
         replay(trace, MAP)
 
 
+def test_one_link_of_three_is_cut(tmp_path, answers):
+    with Workers(work(peer={"expected_peers": 3}), tmp_path, record=True) as workers:
+        first, second, third = workers.start(3)
+        workers.until(whole(workers, first, second, third))
+        lives = workers.status(second)["lives"]
+        workers.send(first, f"cut {workers.address(third)}")
+        workers.send(third, f"cut {workers.address(first)}")
+        workers.until(lambda: len(workers.status(first)["peers"]) == len(workers.status(third)["peers"]) == 2)
+        rounds = [workers.status(number)["rounds"] for number in (first, second, third)]
+        workers.until(
+            lambda: all(
+                workers.status(number)["rounds"] > before + ROUNDS
+                for number, before in zip((first, second, third), rounds, strict=True)
+            )
+        )
+        assert [workers.status(number)["lives"] for number in (first, second, third)] == [lives] * 3
+        remember(answers, check_answer(workers, first, second, third))
+        workers.stop(second)
+        check_replay(workers)
+
+
 def test_shards_that_nobody_adopts_leave_and_return(tmp_path):
     with Workers(work(), tmp_path) as workers:
         (first,) = workers.start(1, peer={"heartbeat_s": 0.2, "timeout_s": 1.5, "shards_wanted": [0, 1]})
