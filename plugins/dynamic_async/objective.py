@@ -63,7 +63,8 @@ class ObjectiveWatch:
       point; and :math:`L \ge h\,\lambda_{\max}(\frac1n \sum \tilde\varphi\tilde\varphi^\top) + \mu`, with
       :math:`\tilde\varphi = (\varphi, 1)` and the loss's own curvature h (½, ¼/C, 2/C).
 
-    So the loss is the closed form at every point that training visits; at parameters of 0 the decay cannot be seen yet.
+    So the loss is the closed form at every point that training visits. At parameters of 0, and where rounding is
+    larger, the decay cannot be seen; ``shown`` tells.
 
     Args:
         module: whose parameters train.
@@ -74,6 +75,7 @@ class ObjectiveWatch:
         lipschitz: L as stated.
         bounds: (μ, L) that a certificate may use: L with what the check lets pass.
         data: of the labels verified last, a digest.
+        shown: the decay could be told from none, in the last verification.
         loss: name of the loss, once verified.
         spread: greatest norm of a row of the features verified last, with the bias's 1.
         rows: of these.
@@ -95,7 +97,7 @@ class ObjectiveWatch:
     def __init__(self, module: nn.Module, bounds: tuple[float, float]) -> None:
         self.mu, self.lipschitz = _checked_bounds(bounds)
         self.bounds = self.mu, self.lipschitz * (1 + 2 * _LET_PASS)
-        self.data = ""
+        self.data, self.shown = "", False
         self.head = _head(module)
         self.loss: str | None = None
         self.spread = 0.0
@@ -204,6 +206,8 @@ class ObjectiveWatch:
             scale = float(residual.abs().mean(dim=0).norm() * extended.abs().amax()) + float(gradient.norm())
             allowed = slack * (scale + self.mu * norm) + 1e-12
             if float((rest - self.mu * weights).norm()) <= allowed:
+                # Beside large gradients a small decay is lost in rounding, and at 0 there is none.
+                self.shown = allowed <= 0.1 * self.mu * norm
                 return family
             decay = float(rest @ weights) / norm**2 if norm else self.mu
             if float((rest - decay * weights).norm()) <= allowed:

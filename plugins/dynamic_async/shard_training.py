@@ -26,12 +26,8 @@ _log = logging.getLogger(__name__)
 _NOTE = "training"
 # So many values of a shard that are not finite, one after the other, end this process's training.
 _MOST_BROKEN = 3
-_STRANGERS = {
-    "key": "with another key; give all peers the same one",
-    "run": "of another run; give all peers the same run:",
-    "model": "that trains something else; model, seed, shards, topology, lam, learning rate and objective_bounds() "
-    "must be the same",
-}
+# So many evaluations of a shard in which its weight decay is lost in rounding, and nothing is certified.
+_MOST_UNSEEN = 100
 
 
 class ShardTraining:
@@ -50,7 +46,7 @@ class ShardTraining:
         facts: shard -> what a certificate needs.
         losses: shard -> (loss, when it was heard, seconds) of its newest evaluation.
         contraction: ratio of the last two steps' lengths of the shard evaluated last, without unit.
-        conflict: why nothing is certified although it is watched: two hosts saw different data; empty: no such thing.
+        conflict: why nothing is certified although it is watched, here or at any peer; empty: no such thing.
     """
 
     def __init__(
@@ -76,6 +72,7 @@ class ShardTraining:
         self._broken: dict[int, int] = {}
         self._warned: set[object] = set()
         self._verified: set[int] = set()
+        self._unseen: dict[int, int] = {}
         self._states: dict[int, Any] = {}
         self._moved: dict[int, float] = {}
         self._certified: tuple[object, Certificate] | None = None
@@ -295,6 +292,15 @@ class ShardTraining:
         assert watch.loss is not None
         if i in self._verified:
             return
+        if not watch.shown:
+            times = self._unseen[i] = self._unseen.get(i, 0) + 1
+            if times == _MOST_UNSEEN:
+                kind = str(self.map.centre.dtype)
+                self._object(
+                    f"{kind} cannot show a weight decay of mu = {watch.mu:g} beside the gradients of shard {i}: take "
+                    "precision 64-true, or a larger decay"
+                )
+            return
         self._verified.add(i)
         slope = watch.slope(labels, torch.from_numpy(self.map.centre)) * (1 + 1e-6)
         found = ShardFacts(watch.loss, slope, watch.spread, watch.rows, watch.data)
@@ -311,15 +317,26 @@ class ShardTraining:
         self.facts[i] = found if known is None else known.greatest(found)
 
     def _object(self, why: str) -> None:
-        if not self.conflict:
-            _log.warning("nothing is certified any more: %s", why)
-        self.conflict = self.conflict or why
+        if self.conflict:
+            return
+        _log.warning("nothing is certified any more: %s", why)
+        self.conflict = why
+        self._tell()
+        self.peer.publish()
 
     def _tell(self) -> None:
         hosted = set(self.peer.hosted)
         # Copies, because shards are adopted in another thread.
         losses = {i: loss for i, (loss, _) in dict(self.losses).items() if i in hosted}
-        note = TrainingNote(dict(self.counts), dict(self.facts), losses, self._data, self._since, float(self.map.reach))
+        note = TrainingNote(
+            dict(self.counts),
+            dict(self.facts),
+            losses,
+            self._data,
+            self._since,
+            float(self.map.reach),
+            self.conflict,
+        )
         self.peer.note[_NOTE] = note.write()
 
     def _hear(self) -> None:
@@ -332,6 +349,8 @@ class ShardTraining:
                 continue
             self._compare_data(number, said)
             self.map.reach = max(self.map.reach, said.reach)
+            if said.conflict:  # whoever reads what was computed from the wrong data is as wrong
+                self._object(said.conflict)
             for i, count in said.counts.items():
                 self.counts[i] = max(self.counts.get(i, 0), count)
             for i, facts in said.facts.items():
@@ -339,9 +358,6 @@ class ShardTraining:
             for i, loss in said.losses.items():
                 if self.losses.get(i, (None,))[0] != loss:
                     self.losses[i] = loss, time.monotonic()
-        for reason, text in _STRANGERS.items():
-            if self.peer.rejected.get(reason):
-                self._warn(reason, f"a peer was heard {text}; it is not listened to")
 
     def _compare_data(self, number: int, said: TrainingNote) -> None:
         if not said.data or not self._data or said.data == self._data:

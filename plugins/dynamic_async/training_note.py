@@ -25,6 +25,7 @@ class TrainingNote:
         data: of the training data, the same where they are.
         since: evaluations that had been heard of when it began: the greater, the later it came.
         reach: how far from the start the furthest value was that joined.
+        conflict: why nothing can be certified.
 
     Example:
         >>> note = TrainingNote(counts={0: 3}, losses={0: 0.5}, data="7 samples")
@@ -40,6 +41,7 @@ class TrainingNote:
     data: str = ""
     since: int = 0
     reach: float = 0.0
+    conflict: str = ""
 
     def write(self) -> str:
         """As text."""
@@ -50,6 +52,7 @@ class TrainingNote:
             "data": self.data,
             "since": self.since,
             "reach": self.reach,
+            "conflict": self.conflict,
         }
         return json.dumps(said, separators=(",", ":"))
 
@@ -65,6 +68,7 @@ class TrainingNote:
                 str(said["data"]),
                 _count(said["since"]),
                 _number(said["reach"]),
+                str(said["conflict"]),
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None

@@ -186,3 +186,70 @@ def test_bounds_that_are_none(bounds):
     module, _, _ = case("cross_entropy")
     with pytest.raises(ObjectiveError, match=r"objective_bounds\(\) gave"):
         ObjectiveWatch(module, bounds)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_slope_at_any_point_is_that_of_the_loss(name, bias):
+    module, x, labels = case(name, bias=bias)
+    head = module[-1]
+    with ObjectiveWatch(module, (0.3, 1000.0)) as watch:
+        gradients(module, x, labels, LOSSES[name], 0.3)
+        watch.verify(labels)
+        point = torch.randn(sum(weight.numel() for weight in head.parameters()), dtype=x.dtype)
+        found = watch.slope(labels, point)
+    nn.utils.vector_to_parameters(point, head.parameters())
+    module.zero_grad()
+    gradients(module, x, labels, LOSSES[name], 0.3)
+    true = torch.cat([weight.grad.flatten() for weight in head.parameters()]).norm()
+    assert found == pytest.approx(float(true), rel=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 100.0])
+def test_a_decay_below_rounding_is_not_taken_for_shown(scale):
+    # Without any decay; the one that is stated is lost in float32.
+    module, x, labels = case("cross_entropy", dtype=torch.float32)
+    with ObjectiveWatch(module, (1e-6, 1e6)) as watch:
+        gradients(module, x * scale, labels, functional.cross_entropy, 0.0)
+        try:
+            watch.verify(labels)
+        except ObjectiveError:
+            return
+        assert not watch.shown
+
+
+def test_at_parameters_of_0_no_decay_is_shown():
+    module, x, labels = case("cross_entropy")
+    for weight, shown in ((0.0, False), (0.1, True)):
+        nn.init.constant_(module[-1].weight, weight)
+        nn.init.constant_(module[-1].bias, weight)
+        module.zero_grad()
+        with ObjectiveWatch(module, (0.1, 1000.0)) as watch:
+            gradients(module, x, labels, functional.cross_entropy, 0.1)
+            watch.verify(labels)
+        assert watch.shown == shown
+
+
+def test_labels_beyond_what_a_loss_is_bounded_for_are_refused():
+    module, x, labels = case("binary_cross_entropy_with_logits")
+    labels[0, 0] = 50.0
+    with ObjectiveWatch(module, (0.1, 1000.0)) as watch:
+        gradients(module, x, labels, functional.binary_cross_entropy_with_logits, 0.1)
+        with pytest.raises(ObjectiveError, match="the loss is not"):
+            watch.verify(labels)
+    module, x, labels = case("cross_entropy")
+    labels[0] = -100
+    with ObjectiveWatch(module, (0.1, 1000.0)) as watch:
+        gradients(module, x, labels, functional.cross_entropy, 0.1)
+        with pytest.raises(ObjectiveError, match=r"labels from -100 to 2 for 3 logits; .*ignore_index"):
+            watch.verify(labels)
+
+
+def test_what_passes_is_within_the_bounds_that_are_used():
+    module, x, labels = case("mse_loss")
+    true = sharpest(module, x, labels, functional.mse_loss, 0.1)
+    with ObjectiveWatch(module, (0.1, true * (1 - 0.9e-5))) as watch:
+        gradients(module, x, labels, functional.mse_loss, 0.1)
+        watch.verify(labels)
+    assert watch.bounds[0] == 0.1
+    assert watch.bounds[1] >= true

@@ -62,7 +62,9 @@ class Ended(pl.Callback):
         peer = trainer.strategy.peer
         self.states = np.stack([block.value for _, block in sorted(peer.blocks().items())])
         self.counts = dict(trainer.strategy.training.counts)
-        self.verdict, self.bound = trainer.strategy.verdict, trainer.strategy.certificate().bound(peer.rounds())
+        certificate = trainer.strategy.certificate()
+        self.verdict = trainer.strategy.verdict
+        self.bound = float("inf") if certificate is None else certificate.bound(peer.rounds())
 
 
 @pytest.mark.parametrize("rounds", [1, 5])
@@ -71,7 +73,8 @@ def test_one_peer_is_plain_descent_on_the_anchored_objective_bit_for_bit(fits, r
     fit(fits, max_epochs=rounds, callbacks=[ended])
     assert ended.counts == dict.fromkeys(range(fits.SHARDS), rounds)
     assert np.array_equal(ended.states, plain(fits, rounds))
-    assert ended.verdict[0] == "certified"
+    # The first evaluation is at 0, where no weight decay can be seen.
+    assert ended.verdict[0] == ("certified" if rounds > 1 else "empirical")
 
 
 def test_one_peer_of_a_star_is_too(fits):

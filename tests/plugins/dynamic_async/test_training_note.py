@@ -14,12 +14,13 @@ GOOD = {
     "data": "9 samples",
     "since": 2,
     "reach": 0.25,
+    "conflict": "so",
 }
 
 
 def test_what_is_written_is_read():
     note = TrainingNote(
-        {0: 3, 1: 4}, {1: ShardFacts("cross_entropy", 0.5, 1.0, 9, "ab")}, {0: -0.5}, "9 samples", 2, 0.25
+        {0: 3, 1: 4}, {1: ShardFacts("cross_entropy", 0.5, 1.0, 9, "ab")}, {0: -0.5}, "9 samples", 2, 0.25, "so"
     )
     assert json.loads(note.write()) == GOOD
     assert TrainingNote.read(note.write(), shards=2) == note
