@@ -67,7 +67,8 @@ def _speed(found: dict[str, Any]) -> list[str]:
         "### Two ranks against one",
         f"{found['layers']} layers, {found['title']}; a training step of `DynamicNodeClassifier` in a `Trainer` with "
         "the "
-        "strategy, in processes of their own (gloo, loopback). Several ranks on one machine share its memory and "
+        "strategy, in processes of their own (gloo; what ranks of one machine exchange goes "
+        "through shared memory). Several ranks on one machine share its memory and "
         "cores: "
         "this shows what the strategy costs, not how a cluster scales. *Losses apart*: the largest relative difference "
         "between one and two ranks over the steps measured.",
