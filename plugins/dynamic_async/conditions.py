@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from fulgurite.plugins.dynamic_async.objective import ObjectiveError, ObjectiveWatch
@@ -65,6 +67,17 @@ def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, optimizers: S
             f"got devices={trainer.num_devices}, num_nodes={trainer.num_nodes}; each peer is a process with "
             "one device: set devices: 1 and the strategy's local_peers, and start more elsewhere with join:"
         )
+    tracked = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, _NormBase) and part.track_running_stats and part.training
+    ]
+    if tracked:
+        rank_zero_warn(
+            f"the running statistics of {tracked[0]!r}{' and others' if len(tracked) > 1 else ''} stay with each "
+            "process, of the shards that it hosts, while parameters are averaged: validation and checkpoints have the "
+            "leader's; take GroupNorm or LayerNorm"
+        )
 
 
 def find_watch(
@@ -95,6 +108,10 @@ def find_watch(
         raise Obstacle(f"gradients are clipped at {trainer.gradient_clip_val}; take gradient_clip_val: null")
     if trainer.precision not in ("32-true", "64-true"):
         raise Obstacle(f"precision {trainer.precision} rounds without a bound that is known; take 64-true or 32-true")
+    if trainer.precision == "32-true" and (kind := torch.get_float32_matmul_precision()) != "highest":
+        raise Obstacle(
+            f"products of float32 are of precision {kind!r}; set torch.set_float32_matmul_precision: highest"
+        )
     return watch
 
 

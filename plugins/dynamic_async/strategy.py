@@ -408,6 +408,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         finally:
             self._fitting, self._checkpoints, self._going_on = False, None, None
             self._open.close()
+            self._leading.give_back()
             super().teardown()
 
     @override
@@ -463,6 +464,8 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
             self._obstacle = str(error)
             if self._certify == "require":
                 raise ValueError(f"certify: require, but the answer would not be certified: {error}") from None
+            if self._eps is not None:
+                _log.warning("eps=%g cannot stop this training, which is not certified: %s", self._eps, error)
             return None
         self._obstacle = ""
         return watch
@@ -486,7 +489,8 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
                     f"eps={self._eps:g} is out of reach: rounding alone may add {certificate.floor:g}; take a larger "
                     "eps or precision: 64-true"
                 )
-            if peer.view().all() and certificate.bound(peer.rounds()) <= self._eps:
+            # Of a smaller view it would be another answer.
+            if certificate.bound(peer.rounds(whole=True)) <= self._eps and peer.view().all():
                 peer.stop()
         if peer.stopped:
             trainer.should_stop = True
