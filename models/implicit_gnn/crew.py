@@ -158,8 +158,9 @@ class ThreadCrew(Crew):
             self._watch.poll()
             if self._failures:
                 raise self._failures[0]
-            if self._watch.view().all() and self._watch.rounds() >= rounds:
-                return self._watch.rounds()
+            done = self._watch.rounds(whole=True)
+            if done >= rounds:
+                return done
             if time.monotonic() > deadline:
                 raise TimeoutError(
                     f"{int(self._watch.view().sum())} of {self.map.num_participants} parts are hosted, and there were "

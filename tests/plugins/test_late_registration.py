@@ -15,7 +15,7 @@ assert type(trainer.strategy).__name__ == {!r}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", ["fulgurite.plugins.snapshot_parallel"])
+@pytest.mark.parametrize("package", NAMES)
 @pytest.mark.parametrize("first", ["import {}", "import lightning.pytorch, {}"], ids=["before", "after"])
 def test_the_name_is_known_whichever_is_imported_first(package, first, tmp_path):
     code = first.format(package) + USE.format(*NAMES[package])
