@@ -28,7 +28,7 @@ class AdditiveAttention(nn.Module):
         >>> attention = AdditiveAttention(8, 6, attention_size=4)
         >>> mask = torch.tensor([[True, True, False]])
         >>> context, weights = attention(torch.zeros(1, 2, 8), torch.ones(1, 3, 6), mask)
-        >>> context.shape, weights.tolist()
+        >>> context.shape, weights.round(decimals=4).tolist()
         (torch.Size([1, 2, 6]), [[[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]])
     """
 
