@@ -103,7 +103,7 @@ class RoutingAlgebra(ABC):
 
     def routes(self) -> Iterable[Route]:
         """Every route, ∞ among them, of a finite algebra; else some, for tests by samples."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say which routes there are: routes()")
 
     def choose(self, first: Route, second: Route) -> Route:
         """⊕: the better of two routes."""
