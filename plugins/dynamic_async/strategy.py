@@ -158,6 +158,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
             )
         self._shards, self._topology, self._lam, self._eps = shards, topology, lam, eps
         self._certify, self._full_batch = certify, full_batch
+        self._whole_shards = False
         self._checkpoint_folder, self._linger_s, self._lingers_s = checkpoints, linger_s, linger_s
         self._joining = Joining(
             local_peers=local_peers,
@@ -248,8 +249,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
         self._training, self._left, self._lingers_s = None, None, self._linger_s
         check_trainer(trainer, self.lightning_module, self.optimizers)
         watch = self._find_watch(trainer)
-        if self._full_batch is None:
-            self._full_batch = watch is not None
+        self._whole_shards = watch is not None if self._full_batch is None else self._full_batch
         resumed, self._resumed = self._resumed, None
         flat = FlatParameters(self.lightning_module)
         optimizer = self.optimizers[0]
@@ -311,7 +311,7 @@ class DynamicAsyncStrategy(SingleDeviceStrategy):
             self._shards,
             self._hosted,
             self._wait,
-            full_batch=bool(self._full_batch),
+            full_batch=self._whole_shards,
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
         )
         self._training.describe(self._loader.identity())

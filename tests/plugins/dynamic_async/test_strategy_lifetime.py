@@ -40,6 +40,16 @@ def test_a_second_fit_of_a_trainer_ends_like_the_first(fits):
     np.testing.assert_allclose(run.strategy.training.map.centre, centre, rtol=0, atol=1e-15)
 
 
+def test_each_fit_decides_anew_whether_it_takes_whole_shards(fits):
+    run, plain = fits.trainer(fits.strategy(certify="report"), max_epochs=1), fits.probe()
+    plain.objective_bounds = None
+    with fits.quiet():
+        run.fit(plain, fits.loader())
+        assert not run.strategy.shard_loader.full_batch
+        run.fit(fits.probe(), fits.loader())
+    assert run.strategy.shard_loader.full_batch
+
+
 def test_max_epochs_is_put_back_after_an_error(fits):
     run = fits.trainer(max_epochs=5, callbacks=[Steps(most=3)])
     with fits.quiet(), pytest.raises(AssertionError, match="does not end"):
