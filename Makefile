@@ -26,7 +26,7 @@ demo: .venv/.demo
 	@echo "The report: $$(ls -td runs/seqpoint/translation/version_*/seqpoint/report.html | head -1)"
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
