@@ -1,0 +1,39 @@
+"""Sampled attention by torch's ``grid_sample``: the reference that the other backends are held against."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fulgurite.models.repgraph.scores import softmax_over_nodes
+
+
+def attend_by_grid_sample(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    size: tuple[int, int],
+    global_key: Tensor | None = None,
+    global_value: Tensor | None = None,
+) -> Tensor:
+    """Do :func:`~fulgurite.models.repgraph.attention.attend_to_nodes` as it is written down; can be exported."""
+    sampled = _sample(key, positions, size)
+    local, far = softmax_over_nodes(query, sampled, global_key)
+    values = sampled if value is key else _sample(value, positions, size)
+    out = torch.einsum("bngs,bngsd->bngd", local, values)
+    if far is not None:
+        assert global_value is not None
+        out = out + torch.einsum("bngr,brgd->bngd", far, global_value)
+    return out
+
+
+def _sample(rows: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H · W, G, D) at (B, N, G, S, 2) → (B, N, G, S, D)."""
+    height, width = size
+    batch, _, groups, depth = rows.shape
+    maps = rows.permute(0, 2, 3, 1).reshape(batch * groups, depth, height, width)
+    span = positions.new_tensor([width, height])
+    grid = (2 * positions.flip(-1) + 1) / span - 1
+    grid = grid.transpose(1, 2).flatten(0, 1).to(maps.dtype)
+    found = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return found.view(batch, groups, depth, *positions.shape[1:2], -1).permute(0, 3, 1, 4, 2)
