@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fulgurite.models.detection.module import ObjectDetector as ObjectDetector
     from fulgurite.models.dynamic_gnn.edge_classification import DynamicEdgeClassifier as DynamicEdgeClassifier
     from fulgurite.models.dynamic_gnn.link_prediction import DynamicLinkPredictor as DynamicLinkPredictor
     from fulgurite.models.dynamic_gnn.network import CDGCN as CDGCN
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
     from fulgurite.models.implicit_gnn.gcn import GCN as GCN
     from fulgurite.models.implicit_gnn.network import ImplicitGNN as ImplicitGNN
     from fulgurite.models.implicit_gnn.node_classification import ImplicitNodeClassifier as ImplicitNodeClassifier
+    from fulgurite.models.repgraph.global_context import GlobalContext2d as GlobalContext2d
+    from fulgurite.models.repgraph.insert import insert_context as insert_context
+    from fulgurite.models.repgraph.layer import RepGraph2d as RepGraph2d
+    from fulgurite.models.repgraph.non_local import NonLocal2d as NonLocal2d
     from fulgurite.models.routing import RoutingExperiment as RoutingExperiment
+    from fulgurite.models.segmentation.mmseg_module import MmsegSegmenter as MmsegSegmenter
+    from fulgurite.models.segmentation.module import SemanticSegmenter as SemanticSegmenter
     from fulgurite.models.softmax_probe import SoftmaxProbe as SoftmaxProbe
     from fulgurite.models.sparse_network.classifier import SparseClassifier as SparseClassifier
     from fulgurite.models.sparse_network.network import SparseNetwork as SparseNetwork
@@ -40,10 +47,16 @@ _HOMES = {
     "GCN": "fulgurite.models.implicit_gnn.gcn",
     "GConvGRU": "fulgurite.models.dynamic_gnn.network",
     "GNMT": "fulgurite.models.translation.rnn",
+    "GlobalContext2d": "fulgurite.models.repgraph.global_context",
     "ImageClassifier": "fulgurite.models.image_classification.module",
     "ImplicitGNN": "fulgurite.models.implicit_gnn.network",
     "ImplicitNodeClassifier": "fulgurite.models.implicit_gnn.node_classification",
+    "MmsegSegmenter": "fulgurite.models.segmentation.mmseg_module",
+    "NonLocal2d": "fulgurite.models.repgraph.non_local",
+    "ObjectDetector": "fulgurite.models.detection.module",
+    "RepGraph2d": "fulgurite.models.repgraph.layer",
     "RoutingExperiment": "fulgurite.models.routing",
+    "SemanticSegmenter": "fulgurite.models.segmentation.module",
     "SoftmaxProbe": "fulgurite.models.softmax_probe",
     "SparseClassifier": "fulgurite.models.sparse_network.classifier",
     "SparseNetwork": "fulgurite.models.sparse_network.network",
@@ -54,6 +67,7 @@ _HOMES = {
     "TranslationTransformer": "fulgurite.models.translation.transformer",
     "Translator": "fulgurite.models.translation.module",
     "WDGCN": "fulgurite.models.dynamic_gnn.network",
+    "insert_context": "fulgurite.models.repgraph.insert",
 }
 __all__ = [
     "CDGCN",
@@ -69,10 +83,16 @@ __all__ = [
     "EvolveGCNH",
     "EvolveGCNO",
     "GConvGRU",
+    "GlobalContext2d",
     "ImageClassifier",
     "ImplicitGNN",
     "ImplicitNodeClassifier",
+    "MmsegSegmenter",
+    "NonLocal2d",
+    "ObjectDetector",
+    "RepGraph2d",
     "RoutingExperiment",
+    "SemanticSegmenter",
     "SoftmaxProbe",
     "SparseClassifier",
     "SparseNetwork",
@@ -80,6 +100,7 @@ __all__ = [
     "SpeechRecognizer",
     "TranslationTransformer",
     "Translator",
+    "insert_context",
 ]
 
 

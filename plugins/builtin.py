@@ -53,6 +53,27 @@ DYNAMIC_GNN = Plugin(
     commands="fulgurite.recipes.dynamic_gnn.commands:main",
 )
 
+REPGRAPH = Plugin(
+    name="repgraph",
+    summary="long-range context for segmentation and detection from a few learned nodes",
+    paper="Yu et al., Representative Graph Neural Network, ECCV 2020, arXiv:2008.05202",
+    components={
+        "CocoDetectionData": "fulgurite.data.coco_detection:CocoDetectionData",
+        "DigitScenes": "fulgurite.data.digit_scenes:DigitScenes",
+        "GlobalContext2d": "fulgurite.models.repgraph.global_context:GlobalContext2d",
+        "MmsegData": "fulgurite.data.mmseg_data:MmsegData",
+        "MmsegSegmenter": "fulgurite.models.segmentation.mmseg_module:MmsegSegmenter",
+        "NonLocal2d": "fulgurite.models.repgraph.non_local:NonLocal2d",
+        "ObjectDetector": "fulgurite.models.detection.module:ObjectDetector",
+        "RepGraph2d": "fulgurite.models.repgraph.layer:RepGraph2d",
+        "SegmentationFolder": "fulgurite.data.segmentation_folder:SegmentationFolder",
+        "SemanticSegmenter": "fulgurite.models.segmentation.module:SemanticSegmenter",
+        "VocDetection": "fulgurite.data.voc_detection:VocDetection",
+    },
+    recipes="fulgurite.recipes.repgraph",
+    modules=("fulgurite.data", "fulgurite.models"),
+)
+
 REPRESENTATIVE_INTERPRETATION = Plugin(
     name="representative_interpretation",
     summary="find what a CNN's many similar predictions share",

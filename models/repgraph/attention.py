@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fulgurite.models.repgraph.bag import attend_by_bag

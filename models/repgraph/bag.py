@@ -33,7 +33,10 @@ def attend_by_bag(
     else:
         shares = (local.to(weights.dtype).unsqueeze(-1) * weights).to(value.dtype)
         out = functional.embedding_bag(
-            rows.view(-1, 4 * nodes), value.reshape(-1, depth), mode="sum", per_sample_weights=shares.view(-1, 4 * nodes)
+            rows.view(-1, 4 * nodes),
+            value.reshape(-1, depth),
+            mode="sum",
+            per_sample_weights=shares.view(-1, 4 * nodes),
         ).view(query.shape)
     if far is not None:
         assert global_value is not None

@@ -80,9 +80,7 @@ class RepGraph2d(ContextBlock2d):
         self.global_nodes = global_nodes
         self.backend = backend
         self.register_buffer("base", base)
-        self.offset = nn.Conv2d(
-            self.inter_channels, 2 * num_nodes * groups, offset_kernel, padding=offset_kernel // 2
-        )
+        self.offset = nn.Conv2d(self.inter_channels, 2 * num_nodes * groups, offset_kernel, padding=offset_kernel // 2)
         nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
 

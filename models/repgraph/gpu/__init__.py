@@ -1,0 +1,1 @@
+"""RepGraph's attention as one fused Triton kernel."""
