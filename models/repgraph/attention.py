@@ -26,8 +26,8 @@ def attend_to_nodes(
 
     .. math:: y_i = \sum_s a_{is} v(p_{is}), \qquad a_i = \mathrm{softmax}_s(\langle q_i, k(p_{is})\rangle/\sqrt{D}),
 
-    where :math:`k(p)` is bilinear interpolation, as ``grid_sample(align_corners=False, padding_mode="border")`` does it.
-    Global nodes join each query's softmax.
+    where :math:`k(p)` is bilinear interpolation, as ``grid_sample(align_corners=False, padding_mode="border")`` does
+    it. Global nodes join each query's softmax.
 
     Args:
         query: (B, N, G, D), a row for each of N queries and G groups.
@@ -43,6 +43,7 @@ def attend_to_nodes(
         (B, N, G, D).
 
     Example:
+        >>> import torch
         >>> rows = torch.rand(1, 6, 1, 4)
         >>> here = torch.tensor([[y, x] for y in (0.0, 1.0) for x in (0.0, 1.0, 2.0)]).view(1, 6, 1, 1, 2)
         >>> torch.allclose(attend_to_nodes(rows, rows, rows, here, (2, 3)), rows)

@@ -17,7 +17,7 @@ def attend_by_bag(
     global_key: Tensor | None = None,
     global_value: Tensor | None = None,
 ) -> Tensor:
-    """Do :func:`~fulgurite.models.repgraph.attention.attend_to_nodes` with exact gradients and no atomics on the CPU."""
+    """Do :func:`~fulgurite.models.repgraph.attention.attend_to_nodes` exactly, and without atomics on the CPU."""
     batch, pixels, groups, depth = key.shape
     nodes = positions.shape[3]
     rows, weights = corners(positions, size)  # B, N, G, S, 4

@@ -7,8 +7,9 @@ from fulgurite.models.repgraph.block import ContextBlock2d, Norm, Variant, map_o
 
 
 class GlobalContext2d(ContextBlock2d):
-    r"""Every pixel gets the same weighted average, with the options of :class:`~fulgurite.models.repgraph.layer.RepGraph2d`.
+    r"""Every pixel gets the same weighted average.
 
+    It has the options of :class:`~fulgurite.models.repgraph.layer.RepGraph2d`.
     After Y. Cao, J. Xu, S. Lin, F. Wei, H. Hu, `GCNet <https://arxiv.org/abs/1904.11492>`_, 2019: attention without
     queries,
 

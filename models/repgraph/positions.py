@@ -68,7 +68,8 @@ def place_nodes(offsets: Tensor, base: Tensor, size: tuple[int, int], *, relativ
         (B, N, G, S, 2) positions (y, x) in pixels within [0, H − 1] × [0, W − 1], float32 or float64.
 
     Example:
-        >>> place_nodes(torch.zeros(1, 6, 1, 1, 2), torch.tensor([[0.5, 0.0]]), (2, 3), relative=True)[0, :, 0, 0].tolist()
+        >>> half_down = torch.tensor([[0.5, 0.0]])
+        >>> place_nodes(torch.zeros(1, 6, 1, 1, 2), half_down, (2, 3), relative=True)[0, :, 0, 0].tolist()
         [[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]
     """
     height, width = size
