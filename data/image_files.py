@@ -93,12 +93,14 @@ def check_images(paths: Iterable[str]) -> None:
         raise ValueError(f"no images that can be read: {', '.join(broken[:_SHOWN])}{more}; remove or replace them")
 
 
-def read_image(path: str, *, channels: int) -> Tensor:
-    """Decode a file, upright as the camera was held.
+def read_image(path: str, *, channels: int, upright: bool = True) -> Tensor:
+    """Decode a file.
 
     Args:
         path: any file that Pillow reads; 16-bit grey ones are scaled to 8 bits.
         channels: 3 for colour, 1 for grey.
+        upright: turn it as the camera was held; otherwise its pixels are where the file has them, which is what boxes
+            and masks that belong to it are measured in.
 
     Returns:
         (channels, H, W), uint8.
@@ -116,7 +118,7 @@ def read_image(path: str, *, channels: int) -> Tensor:
     """
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
+            image: Image.Image = ImageOps.exif_transpose(opened) if upright else opened
             if image.mode.startswith("I"):
                 image = _eight_bits(image)
             if image.mode == "P" and "transparency" in image.info:
