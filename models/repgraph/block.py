@@ -61,10 +61,11 @@ class ContextBlock2d(nn.Module):
         self.project = nn.Sequential(nn.Conv2d(inter_channels, in_channels, 1, bias=self._norm == "none"))
         if self._norm != "none":
             self.project.append(_normalisation(self._norm, in_channels))
-        last = self.project[-1]
-        nn.init.zeros_(last.weight)
-        if last.bias is not None:
-            nn.init.zeros_(last.bias)
+        self._start_at_identity()
+
+    def init_weights(self) -> None:
+        """Become the identity again; mmengine calls this after it has filled a network's convolutions at random."""
+        self._start_at_identity()
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Mix the pixels of embeddings (B, C', H, W); tied ones are the same tensor. A subclass says how."""
@@ -87,6 +88,12 @@ class ContextBlock2d(nn.Module):
             f"{self.in_channels}, inter_channels={self.inter_channels}, groups={self.groups}, "
             f"variant={self.variant!r}, tied={self.tied}"
         )
+
+    def _start_at_identity(self) -> None:
+        last = self.project[-1]
+        nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
 
     def _embedding(self) -> nn.Sequential:
         layers: list[nn.Module] = [nn.Conv2d(self.in_channels, self.inter_channels, 1, bias=self._norm == "none")]

@@ -49,6 +49,7 @@ class RepGraph2d(ContextBlock2d):
         True
     """
 
+    _abbr_ = "repgraph"  # under which mmcv names a plugin of a block
     base: Tensor
 
     def __init__(
@@ -81,8 +82,13 @@ class RepGraph2d(ContextBlock2d):
         self.backend = backend
         self.register_buffer("base", base)
         self.offset = nn.Conv2d(self.inter_channels, 2 * num_nodes * groups, offset_kernel, padding=offset_kernel // 2)
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
+        self._start_at_base()
+
+    @override
+    def init_weights(self) -> None:
+        """Become the identity again, with nodes where they started."""
+        super().init_weights()
+        self._start_at_base()
 
     def positions(self, query: Tensor) -> Tensor:
         """Give where each pixel looks, (B, H · W, G, S, 2) positions (y, x), from its embedding (B, C', H, W)."""
@@ -111,3 +117,7 @@ class RepGraph2d(ContextBlock2d):
             backend=self.backend,
         )
         return map_of(rows, size)
+
+    def _start_at_base(self) -> None:
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
