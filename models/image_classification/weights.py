@@ -126,18 +126,47 @@ def load_weights(network: nn.Module, path: Path) -> None:
         True
     """
     wanted = network.state_dict()
-    found = _without_prefix(_read(path), wanted)
+    found = read_weights(path, wanted)
     head = _head(network)[0]
     anew = [key for key in (f"{head}.weight", f"{head}.bias") if key in found and key in wanted]
     anew = [
         key for key in anew if found[key].shape[1:] == wanted[key].shape[1:] and len(found[key]) != len(wanted[key])
     ]
-    if faults := _differences(found, wanted, anew):
-        raise ValueError(f"{path}: holds weights of another network: {faults}; name the backbone they are of")
-    network.load_state_dict({key: wanted[key] if key in anew else found[key] for key in wanted})
+    put_weights(network, found, path, anew=anew)
     if anew:
         classes, mine = len(found[anew[0]]), len(wanted[anew[0]])
         rank_zero_info(f"{path}: is for {classes} classes, the network for {mine}: its last layer {head} starts anew")
+
+
+def read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read a file of weights for a network, under the network's own names.
+
+    Args:
+        path: as for :func:`load_weights`.
+        wanted: the network's state; by its first name a checkpoint's prefix is found.
+
+    Raises:
+        ValueError: a file that holds no weights.
+    """
+    return _without_prefix(_read(path), wanted)
+
+
+def put_weights(network: nn.Module, found: Mapping[str, Tensor], path: Path, *, anew: Sequence[str] = ()) -> None:
+    """Put the weights of a file into a network.
+
+    Args:
+        network: the network.
+        found: of :func:`read_weights`.
+        path: for the message.
+        anew: names whose weights stay as they are in the network.
+
+    Raises:
+        ValueError: weights of another network.
+    """
+    wanted = network.state_dict()
+    if faults := _differences(found, wanted, anew):
+        raise ValueError(f"{path}: holds weights of another network: {faults}; name the backbone they are of")
+    network.load_state_dict({key: wanted[key] if key in anew else found[key] for key in wanted})
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], anew: Sequence[str]) -> str:
