@@ -1,7 +1,9 @@
 """What the data modules of detection have in common: checked boxes, batches of lists, parts and their loaders."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -20,6 +22,7 @@ Target = dict[str, Tensor]
 DetectionBatch = tuple[list[Tensor], list[Target]]
 BadBoxes = Literal["error", "repair"]
 
+_ROOT = "FULGURITE_DATA"
 _TOLERANCE = 1.0  # pixels by which a box may stick out: annotation tools disagree about where pixels begin
 
 
@@ -291,6 +294,26 @@ def check_boxes(boxes: Tensor, size: tuple[int, int], *, place: str, bad: BadBox
             "correct it, or give bad_boxes=repair"
         )
     return cut, keep
+
+
+def data_folder(root: str | None, name: str, *, asker: str) -> Path:
+    """Give the folder of a data set: the one that is named, or ``name`` below ``$FULGURITE_DATA``.
+
+    Raises:
+        ValueError: there is none.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data_folder(folder, "voc", asker="VocDetection") == Path(folder)
+        True
+    """
+    if root is None and _ROOT not in os.environ:
+        raise ValueError(f"{asker} has no folder: give root, or set ${_ROOT} to a folder that has {name!r}")
+    folder = Path(os.environ[_ROOT], name) if root is None else Path(root).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give {asker} the one that has the data")
+    return folder
 
 
 def _text(box: Tensor) -> str:
