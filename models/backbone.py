@@ -40,6 +40,7 @@ class Backbone(nn.Module):
         stride is that of the layer; sizes that do not divide are rounded up.
 
     Example:
+        >>> import torch
         >>> maps = build_backbone("small_resnet")(torch.zeros(1, 3, 64, 96))
         >>> {layer: tuple(values.shape[1:]) for layer, values in maps.items()}
         {'layer1': (32, 16, 24), 'layer2': (64, 8, 12), 'layer3': (128, 4, 6), 'layer4': (256, 2, 3)}
