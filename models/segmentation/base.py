@@ -283,8 +283,10 @@ class SegmentationModule(LightningModule):
         logits = self.predict_logits(images, **once)  # type: ignore[arg-type]
         classes = logits.argmax(dim=1)
         valid = torch.ones_like(masks, dtype=torch.bool) if self.ignore_index is None else masks != self.ignore_index
-        self.losses[stage].update(pixel_loss(logits, masks, self.ignore_index).detach(), valid.sum())
-        self.scores[stage].update(classes, masks)
+        loss: Any = self.losses[stage]
+        score: Any = self.scores[stage]
+        loss.update(pixel_loss(logits, masks, self.ignore_index).detach(), valid.sum())
+        score.update(classes, masks)
         if batch_idx == 0 and self.pictures:
             self._drawn = (images[: self.pictures], masks[: self.pictures], classes[: self.pictures])
 
