@@ -14,11 +14,12 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from fulgurite.plugins.opened_imports import opening
 from fulgurite.plugins.registry import Registry, nearest
 from fulgurite.recipes.expect import Verdict, judge, parse_bars
 from fulgurite.recipes.library import REMOTE, Document, Recipe, RecipeError
 from fulgurite.recipes.lint import KEYS, lint, load_named, short_names
-from fulgurite.recipes.trust import enforced, opening_hint
+from fulgurite.recipes.trust import enforced, opened_by_user, opening_hint
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _INNER = re.compile(r"⟦(.*?)⟧", re.DOTALL)
@@ -145,7 +146,7 @@ def run_cli(
     Raises:
         RecipeError: one line that says what is wrong.
     """
-    with enforced(allowed), without_notices():
+    with enforced(allowed), opening(opened_by_user(allowed, registry)), without_notices():
         load_named([word for arg in args for word in _WORD.findall(arg)], registry)
         documents = [_read_config(path) for path in config_paths(args)]
         for document in documents:

@@ -78,6 +78,17 @@ def opening_hint(path: str) -> str:
     return f"; for a module of your own: --allow-import {top}" if top.isidentifier() else ""
 
 
+def opened_by_user(allowed: Iterable[str], registry: Registry) -> tuple[str, ...]:
+    """What ``--allow-import`` added to an allow-list; configs inside a recipe may name no more than that.
+
+    Example:
+        >>> opened_by_user(["torch.nn", "my_package"], Registry(()))
+        ('my_package',)
+    """
+    given = {*LIBRARIES, *registry.modules}
+    return tuple(name for name in allowed if name not in given)
+
+
 @contextmanager
 def enforced(allowed: Iterable[str]) -> Iterator[None]:
     """Hold every jsonargparse parser to the allow-list while inside, remote configs off; restore its settings after.
