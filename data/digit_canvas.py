@@ -38,7 +38,7 @@ class DigitScene:
     def masks(self) -> Bytes:
         """Give the visible pixels of each digit, (N, side, side), 0 or 1."""
         numbers = np.arange(1, len(self.digits) + 1, dtype=np.uint8)
-        return (self.instances == numbers[:, None, None]).view(np.uint8)
+        return np.equal(self.instances, numbers[:, None, None]).astype(np.uint8)
 
     def boxes(self) -> NDArray[np.int64]:
         """Give the tight hulls of the masks, (N, 4), as (left, top, right, bottom), right and bottom exclusive."""
@@ -46,7 +46,7 @@ class DigitScene:
         side = self.instances.shape[-1]
         if not len(masks):
             return np.zeros((0, 4), dtype=np.int64)
-        across, down = masks.any(axis=1), masks.any(axis=2)
+        across, down = np.asarray(masks.any(axis=1)), np.asarray(masks.any(axis=2))
         left, top = across.argmax(axis=1), down.argmax(axis=1)
         right, bottom = side - across[:, ::-1].argmax(axis=1), side - down[:, ::-1].argmax(axis=1)
         return np.stack([left, top, right, bottom], axis=1)
