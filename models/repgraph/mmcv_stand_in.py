@@ -46,7 +46,8 @@ def provide_operators() -> bool:
         present = MissingOperators(COMPILED)
         present.__spec__ = ModuleSpec(COMPILED, loader=None)  # find_spec raises for a module without one
         sys.modules[COMPILED] = present
-    return isinstance(present, MissingOperators)
+    # Compiled code has a loader; data/mmseg_datasets.py may have been here first.
+    return present is not None and present.__spec__ is not None and present.__spec__.loader is None
 
 
 def import_mmseg(module: str = "mmseg.models") -> ModuleType:

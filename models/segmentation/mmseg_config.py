@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -99,8 +100,7 @@ def read_config(config: Any) -> SegmentorConfig:
         if isinstance(whole.get("load_from"), str):
             weights.append(Pretrained("", whole["load_from"]))
         whole = whole["model"]
-    if not isinstance(whole, Mapping) or "type" not in whole:
-        raise MmsegConfigError("mmseg config: the model has no key 'type'; it names the segmentor, as EncoderDecoder")
+    _check_keys(whole)
     preprocessor = whole.pop("data_preprocessor", None) or {}
     _take_weights(whole, (), weights)
     count = _unsynchronise(whole)
@@ -119,6 +119,34 @@ def read_config(config: Any) -> SegmentorConfig:
             f"download the file and give its path"
         )
     return SegmentorConfig(whole, tuple(item for item in weights if item not in remote), dict(preprocessor))
+
+
+def is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether a mapping would be taken from a stranger, and so from a checkpoint."""
+    try:
+        _check_tree(config)
+    except MmsegConfigError:
+        return False
+    return True
+
+
+def _check_keys(model: Any) -> None:
+    """Say which key a segmentor misses that each one has."""
+    if not isinstance(model, Mapping) or "type" not in model:
+        raise MmsegConfigError("mmseg config: the key 'type' is missing; it names the segmentor, as EncoderDecoder")
+    for part in ("backbone", "decode_head", "neck", "auxiliary_head"):
+        if part in ("backbone", "decode_head") and not model.get(part):
+            raise MmsegConfigError(f"mmseg config: the key {part!r} is missing")
+        inner = model.get(part) or []
+        for item in inner if isinstance(inner, list | tuple) else [inner]:
+            if not isinstance(item, Mapping) or "type" not in item:
+                raise MmsegConfigError(f"mmseg config: {part}: the key 'type' is missing")
+    test = model.get("test_cfg") or {}
+    for key in ("crop_size", "stride") if test.get("mode") == "slide" else ():
+        if key not in test:
+            raise MmsegConfigError(f"mmseg config: test_cfg: the key {key!r} is missing, which mode='slide' needs")
+    if test.get("mode", "whole") not in ("slide", "whole"):
+        raise MmsegConfigError(f"mmseg config: test_cfg.mode: got {test['mode']!r}; choose from slide, whole")
 
 
 def find_shipped(name: str) -> Path:
@@ -216,9 +244,9 @@ def _check_type(name: Any, where: str, *, initial: bool) -> None:
         return
     if "." in name and name.split(".")[0] not in {item.split(".")[0] for item in known if "." in item}:
         top = name.lstrip(".").partition(".")[0]
+        own = "" if top in sys.stdlib_module_names else f"; for a module of your own: --allow-import {top}"
         raise MmsegConfigError(
-            f"mmseg config: {where}: importing {name} is refused: a type is a name that is registered already"
-            f"; for a module of your own: --allow-import {top}"
+            f"mmseg config: {where}: importing {name} is refused: a type is a name that is registered already{own}"
         )
     raise MmsegConfigError(f"mmseg config: {where}: no type {name!r} is registered{nearest(name, known)}")
 
