@@ -24,7 +24,8 @@ class CocoDetectionData(DetectionData):
 
     What :class:`torchvision.datasets.CocoDetection` reads, without ``pycocotools``. Categories become labels 1 … K
     in the order of their ids, which in COCO have gaps; ``class_names`` has their names. An image without annotations is
-    one in which there is nothing to find. Crowds are left out of training, and are passed to the metric as such in validation.
+    one in which there is nothing to find. Crowds are left out of training, and passed to the metric as such in
+    validation.
 
     Batches are (list of images, list of targets); see :class:`~fulgurite.data.detection_data.DetectionData`.
 
