@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fulgurite.models.repgraph.positions import corners
-from fulgurite.models.repgraph.scores import softmax_over_nodes
+from fulgurite.models.repgraph.scores import add_global_nodes, softmax_over_nodes
+from fulgurite.models.repgraph.taps import tap_dots, tap_sums
 
 
 def attend_by_bag(
@@ -17,28 +17,27 @@ def attend_by_bag(
     global_key: Tensor | None = None,
     global_value: Tensor | None = None,
 ) -> Tensor:
-    """Do :func:`~fulgurite.models.repgraph.attention.attend_to_nodes` exactly, and without atomics on the CPU."""
+    """Do :func:`~fulgurite.models.repgraph.attention.attend_to_nodes` exactly, and never hold a sample.
+
+    ⟨q, Σ_j w_j k_j⟩ = Σ_j w_j ⟨q, k_j⟩ over a sample's four corners j, so that scores need the corners' inner products
+    only; and a softmax of samples is one weighted sum of 4 S rows. Memory is O(N · (C' + S)), not O(N · S · C').
+    """
     batch, pixels, groups, depth = key.shape
-    nodes = positions.shape[3]
+    _, queries, _, nodes, _ = positions.shape
+    # Half types are summed in float32, as matrix products in hardware are.
+    kind = torch.promote_types(query.dtype, torch.float32)
     rows, weights = corners(positions, size)  # B, N, G, S, 4
-    first = torch.arange(batch, device=key.device).view(-1, 1, 1, 1, 1) * pixels
-    group = torch.arange(groups, device=key.device).view(1, 1, -1, 1, 1)
-    rows = (first + rows) * groups + group
-    sampled = functional.embedding_bag(
-        rows.view(-1, 4), key.reshape(-1, depth), mode="sum", per_sample_weights=weights.to(key.dtype).view(-1, 4)
-    ).view(*query.shape[:3], nodes, depth)
-    local, far = softmax_over_nodes(query, sampled, global_key)  # B, N, G, S
-    if value is key:
-        out = torch.einsum("bngs,bngsd->bngd", local, sampled)
-    else:
-        shares = (local.to(weights.dtype).unsqueeze(-1) * weights).to(value.dtype)
-        out = functional.embedding_bag(
-            rows.view(-1, 4 * nodes),
-            value.reshape(-1, depth),
-            mode="sum",
-            per_sample_weights=shares.view(-1, 4 * nodes),
-        ).view(query.shape)
-    if far is not None:
-        assert global_value is not None
-        out = out + torch.einsum("bngr,brgd->bngd", far, global_value)
-    return out
+    if batch * pixels * groups < 2**31:
+        rows = rows.int()
+    first = torch.arange(batch, device=rows.device, dtype=rows.dtype).view(-1, 1, 1, 1, 1) * pixels
+    group = torch.arange(groups, device=rows.device, dtype=rows.dtype).view(1, 1, -1, 1, 1)
+    taps = ((first + rows) * groups + group).reshape(-1, 4 * nodes)
+    weights = weights.to(kind)
+    keys = key.reshape(-1, depth).to(kind)
+    left = keys if query is key else query.reshape(-1, depth).to(kind)
+    values = keys if value is key else value.reshape(-1, depth).to(kind)
+    logits = (tap_dots(left, keys, taps).view(weights.shape) * weights).sum(dim=-1)
+    local, far = softmax_over_nodes(logits, query, global_key)  # B, N, G, S
+    shares = local.unsqueeze(-1) * weights
+    out = tap_sums(values, taps, shares.reshape(-1, 4 * nodes)).view(batch, queries, groups, depth)
+    return add_global_nodes(out, far, global_value).to(query.dtype)

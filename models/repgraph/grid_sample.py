@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fulgurite.models.repgraph.scores import softmax_over_nodes
+from fulgurite.models.repgraph.scores import add_global_nodes, softmax_over_nodes
 
 
 def attend_by_grid_sample(
@@ -18,13 +18,10 @@ def attend_by_grid_sample(
 ) -> Tensor:
     """Do :func:`~fulgurite.models.repgraph.attention.attend_to_nodes` as it is written down; can be exported."""
     sampled = _sample(key, positions, size)
-    local, far = softmax_over_nodes(query, sampled, global_key)
+    local, far = softmax_over_nodes(torch.einsum("bngd,bngsd->bngs", query, sampled), query, global_key)
     values = sampled if value is key else _sample(value, positions, size)
-    out = torch.einsum("bngs,bngsd->bngd", local, values)
-    if far is not None:
-        assert global_value is not None
-        out = out + torch.einsum("bngr,brgd->bngd", far, global_value)
-    return out
+    out = torch.einsum("bngs,bngsd->bngd", local.to(values.dtype), values)
+    return add_global_nodes(out, far, global_value).to(query.dtype)
 
 
 def _sample(rows: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
@@ -34,6 +31,9 @@ def _sample(rows: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
     maps = rows.permute(0, 2, 3, 1).reshape(batch * groups, depth, height, width)
     span = positions.new_tensor([width, height])
     grid = (2 * positions.flip(-1) + 1) / span - 1
-    grid = grid.transpose(1, 2).flatten(0, 1).to(maps.dtype)
+    # A grid in halves would name every other column of a wide map; the map is raised to it instead.
+    kind = torch.promote_types(maps.dtype, torch.float32)
+    grid = grid.transpose(1, 2).flatten(0, 1).to(kind)
+    maps = maps.to(kind)
     found = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return found.view(batch, groups, depth, *positions.shape[1:2], -1).permute(0, 3, 1, 4, 2)
+    return found.view(batch, groups, depth, *positions.shape[1:2], -1).permute(0, 3, 1, 4, 2).to(rows.dtype)

@@ -1,12 +1,15 @@
 """The RepGraph layer: every pixel gathers from a few learned representative nodes."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from fulgurite.models.repgraph.attention import BACKENDS, Backend, attend_to_nodes
+from fulgurite.models.repgraph.attention import BACKENDS, Backend, attend_to_nodes, choose_backend
 from fulgurite.models.repgraph.block import ContextBlock2d, Norm, Variant, map_of, rows_of
-from fulgurite.models.repgraph.positions import Init, place_nodes, start_nodes
+from fulgurite.models.repgraph.positions import Init, clamp_to_map, place_nodes, start_nodes
 
 
 class RepGraph2d(ContextBlock2d):
@@ -33,7 +36,8 @@ class RepGraph2d(ContextBlock2d):
         global_nodes: g; adds the g² cells of an average pooling to every pixel's softmax.
         offset_kernel: side of the convolution that gives the offsets from the queries' embedding.
         norm: of a bottleneck: ``batch``, ``group`` or ``none``.
-        backend: ``bag``, ``triton`` or ``grid_sample``; ``auto`` chooses.
+        backend: ``bag``, ``triton`` or ``grid_sample``; ``auto`` chooses
+            (:func:`~fulgurite.models.repgraph.attention.choose_backend`), and ``layer.last_backend`` tells what ran.
 
     Shape:
         (B, C, H, W) → (B, C, H, W).
@@ -80,6 +84,7 @@ class RepGraph2d(ContextBlock2d):
         self.num_nodes = num_nodes
         self.global_nodes = global_nodes
         self.backend = backend
+        self.last_backend: Backend | None = None  # the path that the last call took
         self.register_buffer("base", base)
         self.offset = nn.Conv2d(self.inter_channels, 2 * num_nodes * groups, offset_kernel, padding=offset_kernel // 2)
         self._start_at_base()
@@ -90,11 +95,18 @@ class RepGraph2d(ContextBlock2d):
         super().init_weights()
         self._start_at_base()
 
-    def positions(self, query: Tensor) -> Tensor:
-        """Give where each pixel looks, (B, H · W, G, S, 2) positions (y, x), from its embedding (B, C', H, W)."""
+    def places(self, query: Tensor) -> Tensor:
+        """Give where each pixel would look, (B, H · W, G, S, 2), from its embedding (B, C', H, W); also off the map."""
         batch, _, height, width = query.shape
-        offsets = self.offset(query).permute(0, 2, 3, 1).reshape(batch, height * width, self.groups, self.num_nodes, 2)
+        # bfloat16 would round an offset of 20 pixels to 1/8.
+        with _without_autocast(query):
+            offsets = self.offset(query.to(self.offset.weight.dtype))
+        offsets = offsets.permute(0, 2, 3, 1).reshape(batch, height * width, self.groups, self.num_nodes, 2)
         return place_nodes(offsets, self.base, (height, width), relative=self._relative)
+
+    def positions(self, query: Tensor) -> Tensor:
+        """Give where each pixel looks, (B, H · W, G, S, 2) positions (y, x) within the map, from its embedding."""
+        return clamp_to_map(self.places(query), (query.shape[2], query.shape[3]))
 
     @override
     def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -106,18 +118,30 @@ class RepGraph2d(ContextBlock2d):
             if value is not key:
                 far_value = rows_of(functional.adaptive_avg_pool2d(value, self.global_nodes), self.groups)
         keys = rows_of(key, self.groups)
+        queries = keys if query is key else rows_of(query, self.groups)
+        values = keys if value is key else rows_of(value, self.groups)
+        chosen = choose_backend(self.backend, queries, keys, values)
+        if not torch.compiler.is_compiling():
+            self.last_backend = chosen
         rows = attend_to_nodes(
-            keys if query is key else rows_of(query, self.groups),
+            queries,
             keys,
-            keys if value is key else rows_of(value, self.groups),
-            self.positions(query),
+            values,
+            self.places(query),
             size,
             global_key=far_key,
             global_value=far_value,
-            backend=self.backend,
+            backend=chosen,
         )
         return map_of(rows, size)
 
     def _start_at_base(self) -> None:
         nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
+
+
+def _without_autocast(like: Tensor) -> AbstractContextManager[object]:
+    kind = like.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)

@@ -56,7 +56,7 @@ def start_nodes(num_nodes: int, init: Init) -> tuple[Tensor, bool]:
 
 
 def place_nodes(offsets: Tensor, base: Tensor, size: tuple[int, int], *, relative: bool) -> Tensor:
-    """Add learned offsets to the queries' own pixels and the starting pattern, and clamp to the map.
+    """Add learned offsets to the queries' own pixels and the starting pattern.
 
     Args:
         offsets: (B, N, G, S, 2) learned (dy, dx) in pixels, N = H · W in rows.
@@ -65,12 +65,12 @@ def place_nodes(offsets: Tensor, base: Tensor, size: tuple[int, int], *, relativ
         relative: the pattern is in shares of the map.
 
     Returns:
-        (B, N, G, S, 2) positions (y, x) in pixels within [0, H − 1] × [0, W − 1], float32 or float64.
+        (B, N, G, S, 2) positions (y, x) in pixels, float32 or float64; they may lie outside the map.
 
     Example:
         >>> half_down = torch.tensor([[0.5, 0.0]])
         >>> place_nodes(torch.zeros(1, 6, 1, 1, 2), half_down, (2, 3), relative=True)[0, :, 0, 0].tolist()
-        [[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]
+        [[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [2.0, 0.0], [2.0, 1.0], [2.0, 2.0]]
     """
     height, width = size
     # bfloat16 has no integers above 256.
@@ -81,9 +81,18 @@ def place_nodes(offsets: Tensor, base: Tensor, size: tuple[int, int], *, relativ
     base = base.to(kind)
     if relative:
         base = base * base.new_tensor([height, width])
-    places = offsets.to(kind) + (own + base)
-    y, x = places.unbind(-1)
-    return torch.stack([y.clamp(0, height - 1), x.clamp(0, width - 1)], dim=-1)
+    return offsets.to(kind) + (own + base)
+
+
+def clamp_to_map(positions: Tensor, size: tuple[int, int]) -> Tensor:
+    """Put positions (…, 2) outside of [0, H − 1] × [0, W − 1] on the map's border; there they get no gradient.
+
+    Example:
+        >>> clamp_to_map(torch.tensor([[-1.0, 1.5], [9.0, 9.0]]), (2, 3)).tolist()
+        [[0.0, 1.5], [1.0, 2.0]]
+    """
+    y, x = positions.unbind(-1)
+    return torch.stack([y.clamp(0, size[0] - 1), x.clamp(0, size[1] - 1)], dim=-1)
 
 
 def corners(positions: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -103,7 +112,8 @@ def corners(positions: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """
     height, width = size
     y, x = positions.unbind(-1)
-    low_y, low_x = y.detach().floor(), x.detach().floor()
+    # A NaN passes clamp, and as an integer it would be a wild row; in the weights it stays what it is.
+    low_y, low_x = (p.detach().nan_to_num(0).floor() for p in (y, x))
     wy, wx = y - low_y, x - low_x
     y0, x0 = low_y.long(), low_x.long()
     y1, x1 = (y0 + 1).clamp(max=height - 1), (x0 + 1).clamp(max=width - 1)
