@@ -45,7 +45,7 @@ def attend(
     NODES: tl.constexpr, FAR: tl.constexpr, TIED: tl.constexpr, FAR_TIED: tl.constexpr,
     DEPTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Each query's y = Σ_s a_s v_s with a = softmax(⟨q, k_s⟩ · scale), and the logarithm of the softmax's denominator."""
+    """Every y = Σ_s a_s v_s with a = softmax(⟨q, k_s⟩ · scale), and the logarithm of that softmax's denominator."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, PADDED)
     inside = row < num_rows
