@@ -24,9 +24,11 @@ from typing import Any
 
 import torch
 from repgraph_page import report
-from tables import machine, write_section
+from repgraph_picture import draw
+from tables import PAGE, machine, write_section
 
 PARTS = ("cost", "speed", "learning")
+PICTURE = "repgraph_learning.png"
 TASKS = ("region", "key", "scenes", "camvid", "bccd")
 
 
@@ -70,7 +72,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="that may be trained now")
     parser.add_argument("--budget", type=float, help="minutes after which no further training begins")
     parser.add_argument("--pause-file", type=Path, help="while this file exists no further training begins")
-    parser.add_argument("--no-page", action="store_true", help="write the JSON alone")
+    parser.add_argument("--no-page", action="store_true", help="write neither page nor picture")
     options = parser.parse_args()
     measures: dict[str, Callable[[argparse.Namespace], Any]] = {
         "cost": measure_cost,
@@ -89,6 +91,8 @@ def main() -> None:
     print(text)
     if not (options.quick or options.no_page):
         write_section("repgraph", text, keep_tables=True)
+        if "learning" in results:
+            draw(results["learning"], PAGE.parent / "images" / PICTURE)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ from typing import Any
 
 from repgraph_training import digest, train_detection, train_far, train_segmentation
 
-from fulgurite.plugins.files import write_text
-
 SEEDS = (0, 1, 2)
 Train = Callable[[Mapping[str, Any], int], dict[str, Any]]
 
@@ -93,7 +91,7 @@ TASKS = {
         "bccd", "BCCD, 320 × 240, detection, 160 training images, 50 held out", train_detection,
         {name: CONTEXTS[name] for name in (NONE, REPGRAPH)},
         {
-            "data": "bccd", "epochs": 8, "batch": 4, "rate": 1e-3, "warm_up": 20, "min_side": 240, "max_side": 320,
+            "data": "bccd", "epochs": 10, "batch": 4, "rate": 1e-3, "warm_up": 20, "min_side": 240, "max_side": 320,
             "anchors": [16, 32, 64, 128, 256], "width": 64, "head": 128, "proposals": 200, "samples": 128,
         },
         ("mAP", "mAP at 0.5"), {"epochs": 1, "batches": 2},
@@ -130,7 +128,9 @@ class Cells:
             self._found[key] = {"key": key, "task": task.name, "method": method, "seed": seed, **result}
             print("learning", json.dumps(self._found[key]), flush=True)
             if self.path is not None:
-                write_text(self.path, "".join(json.dumps(cell) + "\n" for cell in self._found.values()))
+                # Added, not written anew: another run may train other tasks at the same time.
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(self._found[key]) + "\n")
         return self._found[key]
 
 

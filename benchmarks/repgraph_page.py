@@ -136,6 +136,7 @@ def _learning(found: dict[str, Any]) -> list[str]:
         "tuned for any. Networks start from random weights and are trained for minutes, on one CPU thread: compare "
         "rows, not with what others "
         "report for these data.",
+        "![Every seed's score by method](images/repgraph_learning.png)",
     ]
     for task in found["tasks"].values():
         rows = []
