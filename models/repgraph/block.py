@@ -74,13 +74,27 @@ class ContextBlock2d(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Give a map (B, C, H, W) of the same shape with context in it."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"got a map of shape {tuple(x.shape)}; want (B, {self.in_channels}, H, W)")
+        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != self.in_channels:
+            got = f"a map of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ValueError(f"got {got}; want (B, {self.in_channels}, H, W)")
         if self.tied:
             query = key = value = self.embed(x)
         else:
             query, key, value = self.query(x), self.key(x), self.value(x)
         return x + self.project(self.mix(query, key, value))
+
+    def embeddings(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give query, key and value (B, C', H, W) as in evaluation: running averages are used, and left alone."""
+        training = {m: m.training for m in self.modules()}
+        try:
+            self.eval()
+            if self.tied:
+                query = self.embed(x)
+                return query, query, query
+            return self.query(x), self.key(x), self.value(x)
+        finally:
+            for m, was in training.items():
+                m.training = was
 
     @override
     def extra_repr(self) -> str:

@@ -1,5 +1,6 @@
 """The global-context layer: one pooled context for all pixels; a cheap control of RepGraph."""
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -59,5 +60,5 @@ class GlobalContext2d(ContextBlock2d):
         size = (value.shape[2], value.shape[3])
         shares = self.score(key).flatten(2).softmax(dim=-1)  # B, G, N
         rows = rows_of(value, self.groups)  # B, N, G, D
-        mean = (shares.transpose(1, 2).unsqueeze(-1) * rows).sum(dim=1, keepdim=True)
+        mean = torch.einsum("bgn,bngd->bgd", shares.to(rows.dtype), rows).unsqueeze(1)
         return map_of(mean.expand_as(rows), size)

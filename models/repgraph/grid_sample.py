@@ -17,14 +17,14 @@ def attend_by_grid_sample(
     global_value: Tensor | None = None,
 ) -> Tensor:
     """Do :func:`~fulgurite.models.repgraph.attention.attend_to_nodes` as it is written down; can be exported."""
-    sampled = _sample(key, positions, size)
+    sampled = sample_rows(key, positions, size)
     local, far = softmax_over_nodes(torch.einsum("bngd,bngsd->bngs", query, sampled), query, global_key)
-    values = sampled if value is key else _sample(value, positions, size)
+    values = sampled if value is key else sample_rows(value, positions, size)
     out = torch.einsum("bngs,bngsd->bngd", local.to(values.dtype), values)
     return add_global_nodes(out, far, global_value).to(query.dtype)
 
 
-def _sample(rows: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
+def sample_rows(rows: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, H · W, G, D) at (B, N, G, S, 2) → (B, N, G, S, D)."""
     height, width = size
     batch, _, groups, depth = rows.shape

@@ -1,6 +1,9 @@
 """The RepGraph layer: every pixel gathers from a few learned representative nodes."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +110,12 @@ class RepGraph2d(ContextBlock2d):
     def positions(self, query: Tensor) -> Tensor:
         """Give where each pixel looks, (B, H · W, G, S, 2) positions (y, x) within the map, from its embedding."""
         return clamp_to_map(self.places(query), (query.shape[2], query.shape[3]))
+
+    def visualize_nodes(self, image: Tensor, path: str | os.PathLike[str], **options: Any) -> Path:
+        """Draw where pixels look: :func:`~fulgurite.models.repgraph.node_picture.visualize_nodes` of this layer."""
+        from fulgurite.models.repgraph.node_picture import visualize_nodes
+
+        return visualize_nodes(self, image, path, **options)
 
     @override
     def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
