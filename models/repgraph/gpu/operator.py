@@ -9,6 +9,7 @@ from torch import Tensor
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 # A row a warp in registers; beyond it, spilling would undo what fusing gains.
 _WIDEST = 1024
+_OLDEST = (7, 0)
 
 
 def attend_by_triton(
@@ -102,7 +103,7 @@ def supported(
             return f"query is on {query.device} and {name} on {rows.device}"
     if positions is not None and positions.device != query.device:
         return f"query is on {query.device} and positions on {positions.device}"
-    return _reason(query.device.type)
+    return _reason(str(query.device))
 
 
 def _name(kind: torch.dtype) -> str:
@@ -111,15 +112,19 @@ def _name(kind: torch.dtype) -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
 def _reason(device: str) -> str | None:
-    """Why no kernel runs on a type of device."""
+    """Why no kernel runs on a device."""
     try:
         launch = _kernels()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "triton":
             raise
         return "the package triton is not installed (pip install triton; it comes with torch's CUDA builds)"
-    if device != "cuda" and not launch.INTERPRETED:
+    if launch.INTERPRETED:
+        return None
+    if not device.startswith("cuda"):
         return f"tensors are on {device}, and it needs a CUDA device (or TRITON_INTERPRET=1 from the start, for tests)"
+    if torch.version.hip is None and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < _OLDEST:
+        return f"{torch.cuda.get_device_name(device)} is older than Triton's oldest, compute capability 7.0"
     return None
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fulgurite.models.repgraph import gpu
-from fulgurite.models.repgraph.gpu import attend_by_triton, supported
+from fulgurite.models.repgraph.gpu import attend_by_triton, operator, supported
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[3]
@@ -83,6 +83,18 @@ def test_without_triton_only_asking_for_it_fails(monkeypatch):
     )
     with pytest.raises(ValueError, match="the package triton is not installed"):
         attend_by_triton(rows, rows, rows, here, (1, 1))
+
+
+def test_an_old_device_is_refused(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    for capability, reason in (
+        ((6, 0), "Tesla P100 is older than Triton's oldest, compute capability 7.0"),
+        ((7, 0), None),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert operator._reason("cuda:0") == reason
 
 
 def test_shapes_are_known_without_kernels():
