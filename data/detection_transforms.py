@@ -123,7 +123,7 @@ class _Joint:
         if self.crops:
             keep = ((boxes[:, 2:] - boxes[:, :2]) >= _MIN_SIDE).all(dim=1)
             if "masks" in target:
-                keep = keep & target["masks"].flatten(1).any(dim=1)
+                keep = keep & target["masks"].bool().flatten(1).any(dim=1)
             target |= {key: target[key][keep] for key in _OF_OBJECTS if key in target}
         return image, target
 
