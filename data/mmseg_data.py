@@ -212,7 +212,7 @@ class MmsegData(SegmentationData):
         where = root / places.get("list", places["images"])
         if not rows:
             raise ValueError(f"{where}: has no image ending in {listing.img_suffix}; {self.dataset} wants some")
-        for key, what in (("img_path", "images"), ("seg_map_path", "masks")):
+        for key, what in (("img_path", "image"), ("seg_map_path", "mask")):
             absent = [row[key] for row in rows if not os.path.isfile(row[key])]
             if absent:
                 more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""

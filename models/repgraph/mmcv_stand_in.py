@@ -1,4 +1,4 @@
-"""mmsegmentation under mmcv-lite: a stand-in for mmcv's compiled operators, and one clear line where the stack is wrong."""
+"""mmsegmentation under mmcv-lite: a stand-in for the operators that are not compiled, and clear words on versions."""
 
 import sys
 import warnings

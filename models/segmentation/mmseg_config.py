@@ -60,7 +60,7 @@ class SegmentorConfig:
     preprocessor: dict[str, Any] = field(default_factory=dict)
 
 
-def read_config(config: Any) -> SegmentorConfig:
+def read_config(config: Any, changes: Mapping[str, Any] | None = None) -> SegmentorConfig:
     """Read a config as a recipe, a checkpoint or a program gives it.
 
     A mapping may come from a stranger. In it every ``type`` has to be a name that is registered already; dotted types
@@ -75,6 +75,7 @@ def read_config(config: Any) -> SegmentorConfig:
         config: the model's mapping, or one with it under ``model``; the name of a config that mmsegmentation ships
             (``nonlocal_net/nonlocal_r50-d8_4xb4-80k_ade20k-512x512``, or without the folder); or an
             ``mmengine.Config``.
+        changes: merged over the model's mapping; ``None`` as a value takes the key out. Held to the same.
 
     Raises:
         MmsegConfigError: a name that is not shipped, a path, a URL, a type that is not registered, a missing key.
@@ -100,6 +101,9 @@ def read_config(config: Any) -> SegmentorConfig:
         if isinstance(whole.get("load_from"), str):
             weights.append(Pretrained("", whole["load_from"]))
         whole = whole["model"]
+    if changes:
+        _check_tree(changes)
+        whole = ConfigDict(_merged(whole, changes))
     _check_keys(whole)
     preprocessor = whole.pop("data_preprocessor", None) or {}
     _take_weights(whole, (), weights)
@@ -119,6 +123,16 @@ def read_config(config: Any) -> SegmentorConfig:
             f"download the file and give its path"
         )
     return SegmentorConfig(whole, tuple(item for item in weights if item not in remote), dict(preprocessor))
+
+
+def _merged(base: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base) if isinstance(base, Mapping) else {}
+    for key, value in changes.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), value) if isinstance(value, Mapping) else _plain(value)
+    return merged
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:

@@ -28,13 +28,15 @@ class MmsegSegmenter(SegmentationModule):
     A config is data here. In a mapping each ``type`` has to be registered already, whoever gives it; ``custom_imports``
     and dotted types are taken for modules opened by ``--allow-import`` alone. A ``.py`` file is a program: name one
     that mmsegmentation ships, or give ``mmengine.Config.fromfile(path)`` from Python. Weights that a config asks for
-    (``pretrained``, ``init_cfg``) are read from a file with ``weights_only``, never from the network. ``SyncBN`` becomes
-    ``BN``: let ``Trainer(sync_batchnorm=True)`` synchronise.
+    (``pretrained``, ``init_cfg``) are read from a file with ``weights_only``, never from the network. ``SyncBN``
+    becomes ``BN``: let ``Trainer(sync_batchnorm=True)`` synchronise.
 
     Args:
         config: the model's mapping (``type: EncoderDecoder``, ``backbone``, ``decode_head``, …), or one that has it
             under ``model``; or the name of a config that mmsegmentation ships, such as
             ``nonlocal_r50-d8_4xb4-80k_ade20k-512x512``.
+        changes: merged over the model's mapping, such as ``{"decode_head": {"num_classes": 4}}``; a value of ``None``
+            takes the key out.
         weights: a file of weights of the whole model, such as one of mmsegmentation's zoo, where training begins; a
             classifier of other classes starts anew.
         ignore_index: the void label, or ``None``; all heads get it.
@@ -61,11 +63,12 @@ class MmsegSegmenter(SegmentationModule):
         self,
         config: dict[str, Any] | str,
         *,
+        changes: dict[str, Any] | None = None,
         weights: str | None = None,
         ignore_index: int | None = 255,
         **options: Any,
     ) -> None:
-        read = read_config(config)
+        read = read_config(config, changes)
         network = MmsegNetwork(read, ignore_index=ignore_index)
         channels = read.model["backbone"].get("in_channels", 3)
         super().__init__(network.num_classes, in_channels=channels, ignore_index=ignore_index, **options)
@@ -77,7 +80,7 @@ class MmsegSegmenter(SegmentationModule):
         # Without the weights that it asked for: a checkpoint has its own, and the file may be gone when it is loaded.
         plain = {**read.model.to_dict(), **({"data_preprocessor": read.preprocessor} if read.preprocessor else {})}
         if not isinstance(config, str) or is_plain(plain):
-            self.hparams["config"] = plain
+            self.hparams.update(config=plain, changes=None)
 
     @override
     def compute_losses(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
