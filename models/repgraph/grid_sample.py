@@ -36,4 +36,6 @@ def sample_rows(rows: Tensor, positions: Tensor, size: tuple[int, int]) -> Tenso
     grid = grid.transpose(1, 2).flatten(0, 1).to(kind)
     maps = maps.to(kind)
     found = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return found.view(batch, groups, depth, *positions.shape[1:2], -1).permute(0, 3, 1, 4, 2).to(rows.dtype)
+    return (
+        found.view(batch, groups, depth, positions.shape[1], positions.shape[3]).permute(0, 3, 1, 4, 2).to(rows.dtype)
+    )
