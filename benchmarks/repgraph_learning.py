@@ -50,6 +50,7 @@ class Task:
         settings: that all of them have.
         metrics: of the table, the first is what counts.
         quick: settings of a trial.
+        aims: of the first metric for every seed, by method: at least (positive) or at most (negative).
     """
 
     name: str
@@ -59,6 +60,7 @@ class Task:
     settings: Mapping[str, Any]
     metrics: tuple[str, ...]
     quick: Mapping[str, Any] = field(default_factory=dict)
+    aims: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, method: str, quick: bool) -> dict[str, Any]:
         """All that a training depends on, beside its seed."""
@@ -72,10 +74,12 @@ TASKS = {
     "region": Task(
         "region", "`region`: the opposite quadrant is full of the answer", train_far, FAR,
         _FAR | {"variant": "region"}, ("pixel accuracy",), {"steps": 4},
+        {NL: 0.95, "RepGraph, spread": 0.95, "RepGraph, grid3": -0.3, "RepGraph, zero": -0.3},
     ),
     "key": Task(
         "key", "`key`: the answer is one small digit somewhere in the opposite quadrant", train_far, FAR | GLOBAL,
         _FAR | {"variant": "key"}, ("pixel accuracy",), {"steps": 4},
+        {NL: 0.95, "RepGraph, spread": -0.3, "RepGraph, grid3": -0.3, "RepGraph, zero": -0.3},
     ),
     "scenes": Task(
         "scenes", "Digit scenes, segmentation", train_segmentation, CONTEXTS,
@@ -168,6 +172,7 @@ def measure(
                 rows[method].append(cell)
         settings = {key: value for key, value in task.of(NONE, quick).items() if key != "context"}
         found[name] = {"title": task.title, "settings": settings, "metrics": task.metrics, "rows": rows}
+        found[name]["aims"] = dict(task.aims)
     return {"tasks": found, "seeds": SEEDS}
 
 

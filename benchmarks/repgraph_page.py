@@ -152,7 +152,12 @@ def _learning(found: dict[str, Any]) -> list[str]:
             each = " ".join(f"{value:.3f}" for value in scores[0])
             rows.append((method, *map(_mean_spread, scores), each, f"{cells[0]['parameters']:,}", f"{seconds:,.0f}"))
         head = ("layer", *task["metrics"], f"{task['metrics'][0]}, each seed", "parameters", "seconds a training")
-        parts += [f"**{task['title']}** ({_settings(task['settings'])})", markdown(head, rows), *_said(task)]
+        parts += [
+            f"**{task['title']}** ({_settings(task['settings'])})",
+            markdown(head, rows),
+            *_said(task),
+            *_aims(task),
+        ]
     return parts
 
 
@@ -186,6 +191,17 @@ def _said(task: dict[str, Any]) -> list[str]:
         clear = "clear of noise" if abs(apart) > 2 * noise else "within noise"
         said.append(f"{apart:+.3f} against {method} ({clear}: standard error {noise:.3f})")
     return [f"{ours}: " + "; ".join(said) + "."]
+
+
+def _aims(task: dict[str, Any]) -> list[str]:
+    """What every seed was expected to give, and which did not."""
+    said = []
+    for method, aim in task["aims"].items():
+        scores = [cell["test"][task["metrics"][0]] for cell in task["rows"][method]]
+        missed = [score for score in scores if (score < aim if aim > 0 else score > -aim)]
+        verdict = f"**missed by {len(missed)} of {len(scores)} seeds**" if missed else "held"
+        said.append(f"{method} {'≥' if aim > 0 else '≤'} {abs(aim):g}: {verdict if scores else 'not run yet'}")
+    return ["Expected of every seed: " + "; ".join(said) + "."] if said else []
 
 
 SECTIONS = {"cost": _cost, "speed": _speed, "learning": _learning}
