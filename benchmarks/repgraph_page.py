@@ -174,7 +174,7 @@ def _settings(settings: dict[str, Any]) -> str:
 
 
 def _said(task: dict[str, Any]) -> list[str]:
-    """Whether RepGraph is ahead, and by how many standard errors, in the row's own words."""
+    """Whether RepGraph is ahead, and by how many standard errors, as far as so few seeds can tell."""
     scores = {
         method: [cell["test"][task["metrics"][0]] for cell in cells]
         for method, cells in task["rows"].items()
@@ -188,8 +188,8 @@ def _said(task: dict[str, Any]) -> list[str]:
     for method in others:
         apart = float(np.mean(scores[ours]) - np.mean(scores[method]))
         noise = float(np.sqrt(sum(np.var(scores[name], ddof=1) / len(scores[name]) for name in (ours, method))))
-        clear = "clear of noise" if abs(apart) > 2 * noise else "within noise"
-        said.append(f"{apart:+.3f} against {method} ({clear}: standard error {noise:.3f})")
+        clear = "more" if abs(apart) > 2 * noise else "less"
+        said.append(f"{apart:+.3f} against {method} ({clear} than two standard errors of {noise:.3f})")
     return [f"{ours}: " + "; ".join(said) + "."]
 
 
