@@ -12,7 +12,7 @@ FAR_CHANNELS = 1 + FAR_CLASSES + 2  # strokes, a map of each class, y, x
 _REGION_NOISE, _REGION_HEIGHT = 0.5, 1.0
 _KEY_NOISE, _KEY_HEIGHT = 0.3, 2.0
 _STROKE_NOISE = 0.5
-_KEY_SIDE, _MARK_SIDE = 7 / 32, 3 / 32  # of a key's digit and of the mark in its middle, in sides of the map
+_KEY_SIDE, _MARK_SIDE = 5 / 32, 3 / 32  # of a key's digit and of the mark in its middle, in sides of the map
 
 
 def compose_far_context(
@@ -28,7 +28,7 @@ def compose_far_context(
     The four classes are drawn independently, so that nothing in a quadrant says anything about its own label.
     ``region``: the digit is as large as its quadrant, and the map of its class is 1 in the whole quadrant, with noise
     of spread 0.5 on all maps: wherever one looks in the opposite quadrant, the answer is there. ``key``: the digit is
-    7/32 of the side and lies anywhere in its quadrant; the map of its class is 2 on the middle of it, 3/32 of the
+    5/32 of the side and lies anywhere in its quadrant; the map of its class is 2 on the middle of it, 3/32 of the
     side, with noise of spread 0.3: one has to find it.
 
     Args:
@@ -39,8 +39,8 @@ def compose_far_context(
         variant: see above.
 
     Returns:
-        (9, side, side) float32: strokes in [0, 1] with noise, six class maps, y and x from −1 to 1; and (side, side)
-        int64 classes.
+        (9, side, side) float32: strokes in [0, 1] with noise of spread 0.5, six class maps, y and x from −1 to 1;
+        and (side, side) int64 classes.
 
     Example:
         >>> strokes = np.full((6, 28, 28), 255, np.uint8)
