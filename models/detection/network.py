@@ -1,15 +1,19 @@
 """torchvision's R-CNNs on a feature pyramid, with a context layer where it is wanted."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from torchvision.ops.poolers import initLevelMapper
 from typing_extensions import override
 
 from fulgurite.models.backbone import Backbone, BackboneNorm, build_backbone
@@ -21,7 +25,8 @@ Place = Literal["layer1", "layer2", "layer3", "layer4", "fpn"]
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 _LEVELS = 5  # the four maps and one of half the last one's size
-_GRID = 7  # side of the map that is cut out for a box
+_GRID, _MASK_GRID = 7, 14  # sides of the maps that are cut out for a box, and for its mask
+_PROBE = 64  # side of the empty image by which the strides are found out
 
 
 class PyramidBackbone(nn.Module):
@@ -130,6 +135,7 @@ def build_detector(
                 insert_context(body, place, context, in_channels=body.out_channels[place], **options)
         if "fpn" in places:
             levels = [build_context(context, pyramid_width, **options) for _ in _LAYERS]
+    strides = find_strides(body)
     pyramid = PyramidBackbone(body, out_channels=pyramid_width, levels=levels)
     shared: dict[str, Any] = {
         "min_size": sizes,
@@ -141,6 +147,7 @@ def build_detector(
         "rpn_post_nms_top_n_train": 2 * proposals,
         "rpn_pre_nms_top_n_test": proposals,
         "rpn_post_nms_top_n_test": proposals,
+        "box_roi_pool": _pool(strides, _GRID),
         "box_head": TwoMLPHead(pyramid_width * _GRID**2, head_width),
         "box_predictor": FastRCNNPredictor(head_width, num_classes + 1),
         "box_batch_size_per_image": samples,
@@ -151,6 +158,7 @@ def build_detector(
         return FasterRCNN(pyramid, **shared)
     return MaskRCNN(
         pyramid,
+        mask_roi_pool=_pool(strides, _MASK_GRID),
         mask_head=MaskRCNNHeads(pyramid_width, (pyramid_width,) * 4, 1),
         mask_predictor=MaskRCNNPredictor(pyramid_width, pyramid_width, num_classes + 1),
         **shared,
@@ -178,6 +186,31 @@ def freeze(body: Backbone, trainable_layers: int) -> None:
     trained = ("layer4", "layer3", "layer2", "layer1", "")[:trainable_layers]
     for name, child in body.named_children():
         child.requires_grad_((name if name in _LAYERS else "") in trained)
+
+
+def find_strides(body: Backbone) -> tuple[int, ...]:
+    """Give the stride of each of a backbone's four maps.
+
+    Example:
+        >>> find_strides(build_backbone("small_resnet"))
+        (4, 8, 16, 32)
+    """
+    training = {module: module.training for module in body.modules()}
+    weight = next(body.parameters())
+    with torch.no_grad():
+        maps = body.eval()(torch.zeros(1, 3, _PROBE, _PROBE, device=weight.device, dtype=weight.dtype))
+    for module, was in training.items():
+        module.training = was
+    return tuple(_PROBE // maps[layer].shape[-1] for layer in _LAYERS)
+
+
+def _pool(strides: Sequence[int], side: int) -> MultiScaleRoIAlign:
+    # Left to itself the pooling tells its scales by the first batch that it sees, padding and all: in small images
+    # they are then wrong, and others after a checkpoint than before.
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=side, sampling_ratio=2)
+    pool.scales = [1 / stride for stride in strides]
+    pool.map_levels = initLevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
+    return pool
 
 
 def _check(

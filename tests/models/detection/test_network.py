@@ -107,3 +107,20 @@ def test_options_out_of_range(option, message):
 
 def test_it_is_torchvisions():
     assert isinstance(build_detector(2, kind="mask_rcnn", **SMALL), FasterRCNN)
+
+
+def test_small_images_are_cut_at_the_right_scale_whatever_came_before():
+    detector = build_detector(2, **SMALL).eval()
+    again = build_detector(2, **SMALL).eval()
+    again.load_state_dict(detector.state_dict())
+    small, large = torch.rand(3, 33, 33), torch.rand(3, 64, 64)
+    for network in (detector, again):
+        network.transform.min_size, network.transform.max_size = (64,), 64
+        network.roi_heads.score_thresh = 0.0
+    again([large])  # whichever size is seen first
+    detector.transform.min_size = (33,)
+    detector([small])
+    detector.transform.min_size = (64,)
+    for key, value in detector([large])[0].items():
+        assert torch.equal(value, again([large])[0][key])
+    assert detector.roi_heads.box_roi_pool.scales == [1, 1 / 2, 1 / 4, 1 / 8]
