@@ -1,6 +1,5 @@
 """Trains a fully convolutional network with a context layer to segment images."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -112,7 +111,7 @@ class SemanticSegmenter(SegmentationModule):
         return [parameter for head in heads if head is not None for parameter in head.parameters()]
 
     @classmethod
-    def from_mmseg(cls, config: Mapping[str, Any] | str, **options: Any) -> "MmsegSegmenter":
+    def from_mmseg(cls, config: dict[str, Any] | str, **options: Any) -> "MmsegSegmenter":
         """Make a LightningModule of a model of mmsegmentation's.
 
         Args:
