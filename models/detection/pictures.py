@@ -8,7 +8,7 @@ from torch import Tensor
 
 _INK, _PAPER = (36, 41, 47), (255, 255, 255)
 _GAP, _LINE = 8, 18
-_LEAST, _MOST = 320, 640  # the width that an image is drawn with
+_LEAST, _MOST = 480, 640  # the width that an image is drawn with
 _VEIL = 0.45  # how much of a mask's colour lies over the image
 # Told apart also by people who do not see red and green (Okabe and Ito), and by their names in the picture.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -32,7 +32,7 @@ def draw_detections(
         >>> objects = {"boxes": torch.tensor([[4.0, 4, 30, 20]]), "labels": torch.tensor([1])}
         >>> found = {**objects, "scores": torch.tensor([0.9])}
         >>> draw_detections([(torch.rand(3, 64, 64), objects, found)], class_names=["cell"]).size
-        (664, 354)
+        (1048, 546)
     """
     font = ImageFont.load_default(size=12)
     rows = []
