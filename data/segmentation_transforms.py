@@ -42,7 +42,8 @@ class RandomScale(v2.Transform):
         """Draw the factor, and give the new size that all inputs get."""
         height, width = functional.get_size(flat_inputs[0])
         factor = torch.empty(()).uniform_(self.low, self.high).item()
-        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
+        # Not to a single pixel: torch 2.15 fails on resizing bytes to 1 × 1.
+        return {"size": [max(2, round(height * factor)), max(2, round(width * factor))]}
 
     @override
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
