@@ -42,7 +42,8 @@ class ObjectDetector(LightningModule):
     boxes, into TensorBoard and below the log folder as ``pictures/val.png`` (the newest).
 
     Prediction gives, for each image, ``boxes`` (m, 4), ``labels`` (m,), ``scores`` (m,), falling, and ``masks``
-    (m, H, W) bool. LightningCLI's ``optimizer`` and ``lr_scheduler`` replace the module's own.
+    (m, H, W) bool. ``Trainer(deterministic=True)`` works; on a GPU torchvision then cuts boxes out by a slower way that
+    takes more memory. LightningCLI's ``optimizer`` and ``lr_scheduler`` replace the module's own.
 
     Args:
         num_classes: K, the background not counted.
