@@ -253,3 +253,70 @@ def test_the_policy_ends_with_the_command(trap, capsys):
     before = dict(parsing_settings)
     refuse(["fit", "--model=os.system"], capsys)
     assert parsing_settings == before
+
+
+MMSEG = """
+model:
+  class_path: MmsegSegmenter
+  init_args:
+    config: {config}
+"""
+HEAD = "{type: FCNHead, in_channels: 64, in_index: 3, channels: 8, num_classes: 3}"
+MMSEG_CONFIGS = {
+    "type": "{type: evil_module.Model}",
+    "a dotted type inside": "{type: EncoderDecoder, backbone: {type: evil_module.Model}, decode_head: " + HEAD + "}",
+    "a scope": "{type: EncoderDecoder, _scope_: evil_module, backbone: {type: ResNet, depth: 18}}",
+    "a scoped name": "{type: evil_package.Model, backbone: {type: ResNet, depth: 18}}",
+    "custom_imports": "{model: {type: EncoderDecoder}, custom_imports: {imports: [evil_module]}}",
+    "one custom import": "{model: {type: EncoderDecoder}, custom_imports: {imports: evil_module}}",
+    "custom_imports inside": "{type: EncoderDecoder, custom_imports: {imports: [evil_module]}}",
+    "a .py file": "modules/evil_module.py",
+    "a .py file by its whole path": "{root}/modules/evil_module.py",
+    "out of the shipped folder": "../../../modules/evil_module",
+    "a remote file": "https://localhost:9/evil",
+    "_base_": "{_base_: modules/evil_module.py}",
+    "weights by URL": "{type: EncoderDecoder, pretrained: 'https://localhost:9/x.pth', backbone: {type: ResNet}}",
+    "load_from": "{load_from: 'https://localhost:9/x.pth', model: {type: EncoderDecoder}}",
+    "init_cfg": "{type: EncoderDecoder, init_cfg: {type: Pretrained, checkpoint: 'http://localhost:9/x.pth'}}",
+    "a pickle as class weights": (
+        "{type: EncoderDecoder, decode_head: {type: FCNHead, loss_decode: "
+        "{type: CrossEntropyLoss, class_weight: hostile.pkl}}}"
+    ),
+    "a function": "{type: os.system, command: 'echo x > {root}/marker'}",
+    "a registered thing that fetches": "{type: EncoderDecoder, backbone: {type: VPD}, decode_head: " + HEAD + "}",
+    "a hub of models": "{type: EncoderDecoder, backbone: {type: TIMMBackbone, model_name: 'hf-hub:x/y'}}",
+}
+
+
+@pytest.mark.parametrize("what", MMSEG_CONFIGS)
+def test_a_hostile_config_of_mmseg_is_refused(what, trap, capsys):
+    pytest.importorskip("mmseg")
+    (trap.parent / "hostile.pkl").write_bytes(pickle.dumps(Bomb(trap)))
+    recipe = trap.parent / "hostile.yaml"
+    recipe.write_text(MMSEG.replace("{config}", MMSEG_CONFIGS[what].replace("{root}", str(trap.parent))))
+    line = refuse(["check", str(recipe)], capsys)
+    assert re.search("refused|remote|ships no config|write the config out", line), line
+    assert_untouched(trap)
+
+
+def test_weights_of_mmseg_with_a_pickle_bomb_are_refused(trap, capsys):
+    pytest.importorskip("mmseg")
+    torch.save({"state_dict": Bomb(trap)}, trap.parent / "bomb.pth")
+    recipe = trap.parent / "hostile.yaml"
+    backbone = "{type: ResNetV1c, depth: 18, stem_channels: 8, base_channels: 8}"
+    config = f"{{type: EncoderDecoder, pretrained: bomb.pth, backbone: {backbone}, decode_head: {HEAD}}}"
+    recipe.write_text(MMSEG.replace("{config}", config))
+    assert "bomb.pth: cannot be read" in refuse(["check", str(recipe)], capsys)
+    assert_untouched(trap)
+
+
+def test_allow_import_opens_a_module_to_a_config_of_mmseg(trap, capsys):
+    pytest.importorskip("mmseg")
+    recipe = trap.parent / "mine.yaml"
+    recipe.write_text(MMSEG.replace("{config}", MMSEG_CONFIGS["custom_imports"]))
+    assert "--allow-import evil_module" in refuse(["check", str(recipe)], capsys)
+    assert_untouched(trap)
+    refuse(["check", "--allow-import", "evil_module", str(recipe)], capsys)  # the model lacks its keys
+    assert trap.exists()
+    for name in [name for name in sys.modules if name.startswith("evil")]:
+        del sys.modules[name]
