@@ -1,4 +1,4 @@
-"""The stand-in for mmcv's operators, and what is said where the stack is missing or wrong; in processes of their own."""
+"""The stand-in for mmcv's operators, and what is said where the stack is missing or wrong."""
 
 import subprocess
 import sys

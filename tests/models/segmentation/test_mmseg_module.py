@@ -91,8 +91,9 @@ def test_it_trains_two_steps_predicts_and_reloads_as_data(tmp_path):
 def test_losses_and_logits_are_those_of_mmseg():
     model = MmsegSegmenter(changed(decode_head__dropout_ratio=0, auxiliary_head__dropout_ratio=0)).eval()
     images, masks = torch.rand(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
-    losses = model.compute_losses(images, masks)
-    logits = model.compute_logits(images)
+    with torch.no_grad():
+        losses = model.compute_losses(images, masks)
+        logits = model.compute_logits(images)
     wanted = torch.nn.functional.cross_entropy(logits, masks)
     assert float(losses["decode.loss_ce"]) == pytest.approx(float(wanted), rel=1e-5)
     assert set(losses) == {"decode.loss_ce", "decode.acc_seg", "aux.loss_ce", "aux.acc_seg"}
@@ -110,7 +111,8 @@ def test_a_sliding_window_of_test_cfg_is_honoured():
 def test_a_void_label_of_its_own_reaches_every_head():
     model = MmsegSegmenter(CONFIG, ignore_index=11)
     images, masks = torch.rand(2, 3, 32, 32), torch.full((2, 32, 32), 11)
-    losses = model.compute_losses(images, masks)
+    with torch.no_grad():
+        losses = model.compute_losses(images, masks)
     assert float(losses["decode.loss_ce"]) == float(losses["aux.loss_ce"]) == 0
 
 
@@ -171,7 +173,7 @@ BAD = {
 
 @pytest.mark.parametrize("reason", BAD)
 def test_what_is_wrong_with_a_config_is_one_line(reason):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r"mmseg|weights") as caught:
         MmsegSegmenter(BAD[reason])
     text = str(caught.value)
     assert reason.split(";")[0] in text
