@@ -186,7 +186,7 @@ class MmsegData(SegmentationData):
             if name in self.parts:
                 rows = self._list(root, self.parts[name])
                 change = self._train if name == "train" else self._evaluate
-                found[name] = MmsegRows(rows, change, num_classes=self.num_classes)  # type: ignore[index]
+                found[name] = MmsegRows(rows, change, num_classes=self.num_classes)
         if "val" in found:
             found.setdefault("test", found["val"])
         sizes = ", ".join(f"{len(rows)} {name}" for name, rows in found.items())

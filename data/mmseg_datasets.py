@@ -54,7 +54,9 @@ def find_dataset(name: str) -> type[Any]:
     known = {
         key
         for key in dir(datasets)
-        if isinstance(found := getattr(datasets, key), type) and issubclass(found, base) and found.METAINFO
+        if isinstance(found := getattr(datasets, key), type)
+        and issubclass(found, base)
+        and getattr(found, "METAINFO", None)
     }
     if name not in known:
         raise ValueError(f"got dataset={name!r}; choose from {', '.join(sorted(known))}")
