@@ -1,6 +1,6 @@
 """What the context layers share: embeddings, a residual that starts at zero, options and their checks."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -26,6 +26,14 @@ class ContextBlock2d(nn.Module):
     Raises:
         ValueError: an option out of range; a width that the groups do not divide.
     """
+
+    # What untied embeddings there are; of a layer without queries, the key stands for the query.
+    _UNTIED: ClassVar[tuple[str, ...]] = ("query", "key", "value")
+
+    embed: nn.Sequential
+    query: nn.Sequential
+    key: nn.Sequential
+    value: nn.Sequential
 
     def __init__(
         self,
@@ -56,7 +64,7 @@ class ContextBlock2d(nn.Module):
         self.variant = variant
         self.tied = tied
         self._norm = norm if variant == "bottleneck" else "none"
-        for name in ("embed",) if tied else ("query", "key", "value"):
+        for name in ("embed",) if tied else self._UNTIED:
             setattr(self, name, self._embedding())
         self.project = nn.Sequential(nn.Conv2d(inter_channels, in_channels, 1, bias=self._norm == "none"))
         if self._norm != "none":
@@ -77,21 +85,14 @@ class ContextBlock2d(nn.Module):
         if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != self.in_channels:
             got = f"a map of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ValueError(f"got {got}; want (B, {self.in_channels}, H, W)")
-        if self.tied:
-            query = key = value = self.embed(x)
-        else:
-            query, key, value = self.query(x), self.key(x), self.value(x)
-        return x + self.project(self.mix(query, key, value))
+        return x + self.project(self.mix(*self._embed(x)))
 
     def embeddings(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give query, key and value (B, C', H, W) as in evaluation: running averages are used, and left alone."""
         training = {m: m.training for m in self.modules()}
         try:
             self.eval()
-            if self.tied:
-                query = self.embed(x)
-                return query, query, query
-            return self.query(x), self.key(x), self.value(x)
+            return self._embed(x)
         finally:
             for m, was in training.items():
                 m.training = was
@@ -103,11 +104,16 @@ class ContextBlock2d(nn.Module):
             f"variant={self.variant!r}, tied={self.tied}"
         )
 
+    def _embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.tied:
+            query = self.embed(x)
+            return query, query, query
+        key, value = self.key(x), self.value(x)
+        return self.query(x) if "query" in self._UNTIED else key, key, value
+
     def _start_at_identity(self) -> None:
-        last = self.project[-1]
-        nn.init.zeros_(last.weight)
-        if last.bias is not None:
-            nn.init.zeros_(last.bias)
+        for weight in self.project[-1].parameters():
+            nn.init.zeros_(weight)
 
     def _embedding(self) -> nn.Sequential:
         layers: list[nn.Module] = [nn.Conv2d(self.in_channels, self.inter_channels, 1, bias=self._norm == "none")]

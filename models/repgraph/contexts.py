@@ -50,7 +50,7 @@ def build_layer(kind: type[nn.Module], in_channels: int, **options: Any) -> nn.M
     Raises:
         ValueError: an option that the layer does not have, or one out of range.
     """
-    known = kind.__init__.__kwdefaults__ or {}  # type: ignore[misc]
+    known = kind.__init__.__kwdefaults__ or {}
     unknown = sorted(set(options) - set(known))
     if known and unknown:
         raise ValueError(f"got {kind.__name__} options {', '.join(unknown)}; it has {', '.join(known)}")

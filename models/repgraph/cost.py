@@ -42,7 +42,8 @@ def layer_macs(layer: nn.Module, size: tuple[int, int]) -> int:
     if isinstance(layer, NonLocal2d):
         return projections + 2 * pixels**2 * width
     if isinstance(layer, GlobalContext2d):
-        # Its scores are a 1 × 1 convolution; a query it has none of, but its embedding is computed.
+        # Its scores are a 1 × 1 convolution; a query it has none of.
+        projections = (2 if layer.tied else 3) * pixels * layer.in_channels * width
         return projections + pixels * width * layer.groups + pixels * width
     kernel = layer.offset.kernel_size[0]
     offsets = kernel**2 * 2 * layer.num_nodes * layer.groups * pixels * width

@@ -1,5 +1,7 @@
 """The global-context layer: one pooled context for all pixels; a cheap control of RepGraph."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -17,7 +19,7 @@ class GlobalContext2d(ContextBlock2d):
     .. math:: y = \sum_j \mathrm{softmax}_j(\langle w, k_j\rangle)\, v_j.
 
     It is pooled from the embedding, between the projections that the other layers have too, so that equal options mean
-    equal parameters but for w.
+    equal parameters but for w, and for the query that an untied layer has no use for.
 
     Args:
         in_channels: C.
@@ -38,6 +40,8 @@ class GlobalContext2d(ContextBlock2d):
         >>> GlobalContext2d(64)(torch.rand(2, 64, 8, 8)).shape
         torch.Size([2, 64, 8, 8])
     """
+
+    _UNTIED: ClassVar[tuple[str, ...]] = ("key", "value")
 
     def __init__(
         self,

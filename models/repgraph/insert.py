@@ -83,7 +83,7 @@ def insert_context(
 
 def _through_context(module: nn.Module, args: object, output: Tensor) -> Tensor:
     # A plain function: copies and pickles of the model find their own layer.
-    return module.get_submodule(_CHILD)(output)  # type: ignore[no-any-return]
+    return module.get_submodule(_CHILD)(output)
 
 
 def _find(model: nn.Module, stage: str) -> nn.Module:

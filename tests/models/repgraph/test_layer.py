@@ -36,6 +36,31 @@ def test_new_layers_are_the_identity_and_learn_at_the_end_first(layer, variant, 
     assert moved == {f"project.{last}.weight", f"project.{last}.bias"}
 
 
+@pytest.mark.parametrize(
+    ("layer", "variant", "tied"), list(itertools.product(LAYERS, ("bottleneck", "simple"), (True, False)))
+)
+def test_every_parameter_has_a_gradient_after_a_step(layer, variant, tied):
+    torch.manual_seed(0)
+    built = layer(8, variant=variant, tied=tied)
+    x = torch.randn(2, 8, 5, 6, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(built.parameters(), lr=1.0)
+    built(x).square().sum().backward()
+    # What has none at once would stop training on several devices.
+    assert all(p.grad is not None for p in built.parameters())
+    optimizer.step()
+    optimizer.zero_grad()
+    built(x).pow(3).sum().backward()
+    idle = {name for name, p in built.named_parameters() if p.grad.abs().max() < 1e-4}
+    # A softmax does not see what is added to all its scores.
+    unseen = {"score.bias"} | ({"key.0.bias"} if variant == "simple" and not tied and layer is NonLocal2d else set())
+    assert idle <= unseen
+
+
+def test_an_average_has_no_query():
+    names = {name.split(".")[0] for name, _ in GlobalContext2d(8, tied=False).named_parameters()}
+    assert names == {"key", "value", "project", "score"}
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("shape", [(0, 8, 4, 4), (2, 8, 1, 5), (2, 8, 5, 1), (1, 8, 1, 1)])
 def test_any_size(layer, shape):
