@@ -325,15 +325,16 @@ class SegmentationModule(LightningModule):
         return [str(index) for index in range(self.num_classes)] if names is None else [str(name) for name in names]
 
 
-def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int | None) -> Tensor:
+def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int | None, weights: Tensor | None = None) -> Tensor:
     """Give the mean cross-entropy of the pixels that have a class, 0 where none has.
 
-    Pixels are rows of one list: over maps, CUDA's cross-entropy has no deterministic form.
+    Pixels are rows of one list: over maps, PyTorch documents that CUDA's cross-entropy has no deterministic form.
 
     Args:
         logits: (B, K, H, W).
         masks: (B, H, W) int64.
         ignore_index: the void label, or ``None``.
+        weights: (K,) by which the mean is weighed, each pixel by its class; ``None``: all alike.
 
     Example:
         >>> pixel_loss(torch.zeros(1, 4, 2, 2), torch.tensor([[[0, 3], [255, 255]]]), 255)
@@ -342,8 +343,13 @@ def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int | None) -> Tenso
     rows = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).float()
     void = -100 if ignore_index is None else ignore_index
     targets = masks.reshape(-1)
-    total = functional.cross_entropy(rows, targets, ignore_index=void, reduction="sum")
-    return total / (targets != void).sum().clamp_min(1)
+    total = functional.cross_entropy(rows, targets, weight=weights, ignore_index=void, reduction="sum")
+    valid = targets != void
+    if weights is None:
+        return total / valid.sum().clamp_min(1)
+    # The weight of what was summed; the least float, since all of it may be void or of a class of weight 0.
+    weight = (weights[targets.masked_fill(~valid, 0)] * valid).sum()
+    return total / weight.clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def _windows(

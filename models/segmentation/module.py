@@ -1,7 +1,10 @@
 """Trains a fully convolutional network with a context layer to segment images."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -16,16 +19,17 @@ class SemanticSegmenter(SegmentationModule):
     r"""Gives each pixel of an image a class: a dilated residual network with a context layer in its head.
 
     The context layer is RepGraph's (`Representative Graph Neural Network <https://arxiv.org/abs/2008.05202>`_), or one
-    of its controls at the same place. The loss is the mean cross-entropy of the pixels that have a class, and
-    ``aux_weight`` times that of a fully convolutional head on ``layer3``:
+    of its controls at the same place. The loss is the mean cross-entropy of the pixels V that have a class, each
+    weighed by its class, and ``aux_weight`` times that of a fully convolutional head on ``layer3``:
 
-    .. math:: \ell = -\tfrac1{|V|} \sum_{i \in V} \log \mathrm{softmax}(z_i)_{y_i}
+    .. math:: \ell = -\frac{\sum_{i \in V} w_{y_i} \log \mathrm{softmax}(z_i)_{y_i}}{\sum_{i \in V} w_{y_i}}
         + \lambda \, \ell_\mathrm{aux}.
 
     Batches, what is logged, and all further options: see
     :class:`~fulgurite.models.segmentation.base.SegmentationModule`. A checkpoint is loaded without another word,
     ``SemanticSegmenter.load_from_checkpoint(path)``, also where training began from ``weights`` that are gone since.
-    ``Trainer(deterministic=True)`` holds on the CPU and on CUDA: there PyTorch enlarges logits by a slower form.
+    ``Trainer(deterministic=True)`` is tested on the CPU; on CUDA, where nothing of it was run, only operations are used
+    that PyTorch documents as having a deterministic form there.
 
     Args:
         num_classes: K.
@@ -41,6 +45,8 @@ class SemanticSegmenter(SegmentationModule):
             behind it.
         dropout: share of channels dropped before a classifier.
         aux_weight: λ; 0 for no auxiliary head.
+        class_weights: w, one for each class, such as a small one for a background that fills most of an image;
+            ``None``: 1 for all. ``val/loss`` and ``test/loss`` are not weighed.
         ignore_index: the void label, or ``None``.
         options: those of :class:`~fulgurite.models.segmentation.base.SegmentationModule`.
 
@@ -68,12 +74,17 @@ class SemanticSegmenter(SegmentationModule):
         head_channels: int | None = 128,
         dropout: float = 0.1,
         aux_weight: float = 0.4,
+        class_weights: Sequence[float] | None = None,
         ignore_index: int | None = 255,
         **options: Any,
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels, ignore_index=ignore_index, **options)
         if not aux_weight >= 0:
             raise ValueError(f"got aux_weight={aux_weight}; want 0 or more")
+        if class_weights is not None:
+            _check_weights(class_weights, num_classes)
+        weights_of_classes = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights_of_classes, persistent=False)
         self.network = SegmentationNetwork(
             num_classes,
             backbone=backbone,
@@ -94,9 +105,10 @@ class SemanticSegmenter(SegmentationModule):
     def compute_losses(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """Give the loss of the logits, and of the auxiliary head."""
         logits, auxiliary = self.network(images)
-        losses = {"loss": pixel_loss(logits, masks, self.ignore_index)}
+        weights: Any = self.class_weights
+        losses = {"loss": pixel_loss(logits, masks, self.ignore_index, weights)}
         if auxiliary is not None:
-            losses["aux_loss"] = self._aux_weight * pixel_loss(auxiliary, masks, self.ignore_index)
+            losses["aux_loss"] = self._aux_weight * pixel_loss(auxiliary, masks, self.ignore_index, weights)
         return losses
 
     @override
@@ -126,3 +138,12 @@ class SemanticSegmenter(SegmentationModule):
         from fulgurite.models.segmentation.mmseg_module import MmsegSegmenter
 
         return MmsegSegmenter(config, **options)
+
+
+def _check_weights(weights: Sequence[float], num_classes: int) -> None:
+    good = all(math.isfinite(weight) and weight >= 0 for weight in weights) and any(weight > 0 for weight in weights)
+    if len(weights) != num_classes or not good:
+        raise ValueError(
+            f"got class_weights={list(weights)}; "
+            f"want {num_classes} finite numbers from 0, one for each class, one or more above 0"
+        )

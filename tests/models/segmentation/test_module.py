@@ -147,3 +147,22 @@ def test_two_ranks_score_the_whole_data_set(tmp_path):
 def test_an_auxiliary_weight_below_zero_is_named():
     with pytest.raises(ValueError, match="got aux_weight=-1; want 0 or more"):
         made(aux_weight=-1)
+
+
+def test_classes_are_weighed_as_torch_does():
+    images, masks = pairs(2).tensors
+    weights = [0.2, 1.0, 3.0]
+    module = made(aux_weight=0.5, class_weights=weights)
+    losses = module.compute_losses(images, masks)
+    for name, logits, share in zip(losses, module.network(images), (1.0, 0.5), strict=True):
+        wanted = share * functional.cross_entropy(logits, masks, weight=torch.tensor(weights), ignore_index=255)
+        torch.testing.assert_close(losses[name], wanted)
+    nothing = made(class_weights=[0.0, 1.0, 1.0]).compute_losses(images, torch.zeros_like(masks))
+    assert nothing["loss"] == 0
+    assert "class_weights" not in module.state_dict()
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [1.0, float("nan"), 1.0]])
+def test_wrong_class_weights_are_named(weights):
+    with pytest.raises(ValueError, match=r"got class_weights=\[.*; want 3 finite numbers from 0, one for each class"):
+        made(class_weights=weights)
