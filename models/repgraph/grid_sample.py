@@ -29,8 +29,8 @@ def sample_rows(rows: Tensor, positions: Tensor, size: tuple[int, int]) -> Tenso
     height, width = size
     batch, _, groups, depth = rows.shape
     maps = rows.permute(0, 2, 3, 1).reshape(batch * groups, depth, height, width)
-    span = positions.new_tensor([width, height])
-    grid = (2 * positions.flip(-1) + 1) / span - 1
+    y, x = positions.unbind(-1)
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     # A grid in halves would name every other column of a wide map; the map is raised to it instead.
     kind = torch.promote_types(maps.dtype, torch.float32)
     grid = grid.transpose(1, 2).flatten(0, 1).to(kind)

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from typing_extensions import override
 
 from fulgurite.models.repgraph.attention import BACKENDS, Backend, attend_to_nodes, choose_backend
 from fulgurite.models.repgraph.block import ContextBlock2d, Norm, Variant, map_of, rows_of
 from fulgurite.models.repgraph.positions import Init, clamp_to_map, place_nodes, start_nodes
+from fulgurite.models.repgraph.scores import global_cells
 
 
 class RepGraph2d(ContextBlock2d):
@@ -123,9 +123,9 @@ class RepGraph2d(ContextBlock2d):
         size = (query.shape[2], query.shape[3])
         far_key = far_value = None
         if self.global_nodes:
-            far_key = far_value = rows_of(functional.adaptive_avg_pool2d(key, self.global_nodes), self.groups)
+            far_key = far_value = rows_of(global_cells(key, self.global_nodes), self.groups)
             if value is not key:
-                far_value = rows_of(functional.adaptive_avg_pool2d(value, self.global_nodes), self.groups)
+                far_value = rows_of(global_cells(value, self.global_nodes), self.groups)
         keys = rows_of(key, self.groups)
         queries = keys if query is key else rows_of(query, self.groups)
         values = keys if value is key else rows_of(value, self.groups)

@@ -80,7 +80,8 @@ def place_nodes(offsets: Tensor, base: Tensor, size: tuple[int, int], *, relativ
     own = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).view(-1, 1, 1, 2)
     base = base.to(kind)
     if relative:
-        base = base * base.new_tensor([height, width])
+        # By column: a tensor of the sizes would fix them in an exported graph.
+        base = torch.stack([base[:, 0] * height, base[:, 1] * width], dim=-1)
     return offsets.to(kind) + (own + base)
 
 

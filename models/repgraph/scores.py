@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def softmax_over_nodes(logits: Tensor, query: Tensor, global_key: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -35,3 +36,34 @@ def add_global_nodes(out: Tensor, far: Tensor | None, global_value: Tensor | Non
     if far is None or global_value is None:
         return out
     return out + torch.einsum("bngr,brgd->bngd", far.to(global_value.dtype), global_value).to(out.dtype)
+
+
+def global_cells(x: Tensor, side: int) -> Tensor:
+    """Pool a map (B, C, H, W) to side × side averages, as ``adaptive_avg_pool2d`` does.
+
+    Where a graph is exported, its cells would be fixed to the example's size, and on CUDA its backward pass adds in any
+    order: there two products with the cells' rows and columns do the same.
+
+    Example:
+        >>> global_cells(torch.arange(6.0).view(1, 1, 2, 3), 2).tolist()
+        [[[[0.5, 1.5], [3.5, 4.5]]]]
+    """
+    ordered = x.is_cuda and torch.are_deterministic_algorithms_enabled()
+    if not (ordered or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+        return functional.adaptive_avg_pool2d(x, side)
+    return average_cells(x, side)
+
+
+def average_cells(x: Tensor, side: int) -> Tensor:
+    """Do :func:`global_cells` by matrix products, for any size that is known only when it runs."""
+    rows, columns = (_cells(x, length, side) for length in (x.shape[2], x.shape[3]))
+    return torch.einsum("ih,bchw,jw->bcij", rows, x, columns)
+
+
+def _cells(like: Tensor, length: int, side: int) -> Tensor:
+    """Give each cell's average over 0 … length − 1, as a row of shares (side, length)."""
+    cell = torch.arange(side, device=like.device).unsqueeze(1)
+    first, end = cell * length // side, ((cell + 1) * length + side - 1) // side
+    place = torch.arange(length, device=like.device)
+    inside = (place >= first) & (place < end)
+    return (inside / (end - first)).to(like.dtype)
