@@ -69,7 +69,15 @@ class Task:
 
 _FAR: dict[str, Any] = {"steps": 400, "batch": 8, "side": 32, "width": 32, "rate": 4e-3, "tests": 64}
 _PIXELS = ("mIoU", "pixel accuracy")
-_SEGMENT: dict[str, Any] = {"batch": 8, "rate": 2e-3, "warm_up": 20, "output_stride": 8}
+_SEGMENT: dict[str, Any] = {"batch": 8, "warm_up": 30, "decay": 1e-2}
+_SCENES: dict[str, Any] = {
+    "data": "scenes", "variant": "scenes", "side": 48, "epochs": 1, "steps": 1000, "tests": 200, "rate": 3e-3,
+    "backbone": "tiny_resnet", "output_stride": 2, "head": 48, "dropout": 0.0, "background": 0.3,
+}  # fmt: skip
+_CAMVID: dict[str, Any] = {
+    "data": "camvid", "epochs": 12, "scale": [0.75, 1.5], "crop": [160, 224], "rate": 2e-3,
+    "backbone": "small_resnet", "output_stride": 8, "head": 128, "dropout": 0.1,
+}  # fmt: skip
 TASKS = {
     "region": Task(
         "region", "`region`: the opposite quadrant is full of the answer", train_far, FAR,
@@ -78,25 +86,24 @@ TASKS = {
     ),
     "key": Task(
         "key", "`key`: the answer is one small digit somewhere in the opposite quadrant", train_far, FAR | GLOBAL,
-        _FAR | {"variant": "key"}, ("pixel accuracy",), {"steps": 4},
+        _FAR | {"variant": "key", "steps": 800}, ("pixel accuracy",), {"steps": 4},
         {NL: 0.95, "RepGraph, spread": -0.3, "RepGraph, grid3": -0.3, "RepGraph, zero": -0.3},
     ),
     "scenes": Task(
-        "scenes", "Digit scenes, segmentation", train_segmentation, CONTEXTS,
-        _SEGMENT | {"data": "scenes", "variant": "scenes", "side": 96, "epochs": 1, "steps": 375, "tests": 100},
-        _PIXELS, {"steps": 2, "tests": 4},
+        "scenes", "Digit scenes of 48 × 48, segmentation", train_segmentation, CONTEXTS,
+        _SEGMENT | _SCENES, _PIXELS, {"steps": 2, "tests": 4},
     ),
     "camvid": Task(
         "camvid", "CamVid, 240 × 180, 180 training images, 50 held out", train_segmentation, CONTEXTS,
-        _SEGMENT | {"data": "camvid", "epochs": 12, "scale": [0.75, 1.5], "crop": [144, 192]},
-        _PIXELS, {"epochs": 1, "batches": 2},
+        _SEGMENT | _CAMVID, _PIXELS, {"epochs": 1, "batches": 2},
     ),
     "bccd": Task(
         "bccd", "BCCD, 320 × 240, detection, 160 training images, 50 held out", train_detection,
         {name: CONTEXTS[name] for name in (NONE, REPGRAPH)},
         {
-            "data": "bccd", "epochs": 10, "batch": 4, "rate": 1e-3, "warm_up": 20, "min_side": 240, "max_side": 320,
-            "anchors": [16, 32, 64, 128, 256], "width": 64, "head": 128, "proposals": 200, "samples": 128,
+            "data": "bccd", "epochs": 10, "batch": 4, "rate": 1e-3, "warm_up": 50, "decay": 1e-3,
+            "min_side": 240, "max_side": 320, "anchors": [16, 32, 48, 72, 110], "width": 64, "head": 256,
+            "proposals": 200, "samples": 128,
         },
         ("mAP", "mAP at 0.5"), {"epochs": 1, "batches": 2},
     ),

@@ -128,13 +128,17 @@ def train_segmentation(settings: Mapping[str, Any], seed: int) -> dict[str, Any]
     pl.seed_everything(seed, verbose=False)
     module = SemanticSegmenter(
         data.num_classes,
+        backbone=settings["backbone"],
         context=settings["context"],
+        class_weights=[share] + [1.0] * (data.num_classes - 1) if (share := settings.get("background")) else None,
         output_stride=settings["output_stride"],
         ignore_index=data.ignore_index,
         optimizer="adamw",
         learning_rate=settings["rate"],
         warmup_steps=settings["warm_up"],
-        weight_decay=1e-4,
+        weight_decay=settings["decay"],
+        head_channels=settings["head"],
+        dropout=settings["dropout"],
         pictures=0,
     )
     scores = _fit_and_measure(module, data, settings, part)
@@ -181,6 +185,7 @@ def train_detection(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
         optimizer="adamw",
         learning_rate=settings["rate"],
         warmup_steps=settings["warm_up"],
+        weight_decay=settings["decay"],
         schedule="cosine",
         pictures=0,
     )
