@@ -121,8 +121,8 @@ class Cells:
     def __init__(self, path: Path | None, may_go_on: Callable[[], bool]) -> None:
         self.path = path
         self._may_go_on = may_go_on
-        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
-        self._found = {cell["key"]: cell for cell in map(json.loads, lines)}
+        self._found: dict[str, dict[str, Any]] = {}
+        self._read()
 
     def __call__(self, task: Task, method: str, seed: int, *, quick: bool, train: bool) -> dict[str, Any] | None:
         """What the training gave, now or before; None where it was not run."""
@@ -133,6 +133,8 @@ class Cells:
         if key not in self._found:
             if not train or not self._may_go_on():
                 return None
+            self._read()  # another run may have trained it meanwhile
+        if key not in self._found:
             begun = time.perf_counter()
             result = task.train(settings, seed)
             result |= {"seconds": round(time.perf_counter() - begun, 1)}
@@ -143,6 +145,11 @@ class Cells:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(self._found[key]) + "\n")
         return self._found[key]
+
+    def _read(self) -> None:
+        if self.path is not None and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self._found |= {cell["key"]: cell for cell in map(json.loads, lines)}
 
 
 def measure(
