@@ -1,8 +1,8 @@
 """What is learned with RepGraph, and with what it is compared to, over three seeds: for repgraph.py.
 
 A cell is one training: a task, a method and a seed. All methods of a task have the same data, network around them,
-options of the layer, optimizer, schedule and steps; nothing but the length of `key` was chosen by results. A finished cell is kept in a
-file and never run again, unless its settings have changed.
+options of the layer, optimizer, schedule and steps; nothing but the length of `key` was chosen by results. A
+finished cell is kept in a file and never run again, unless its settings have changed.
 """
 
 from __future__ import annotations

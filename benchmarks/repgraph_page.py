@@ -138,9 +138,9 @@ def _learning(found: dict[str, Any]) -> list[str]:
         "same network, options of the layer, optimizer, schedule and steps for all methods of a task; nothing was "
         "tuned for any but the length of `key`: it is 800 steps because after 400 and 600 the non-local layer did not "
         "solve it with every seed (0.57 with one). With 600 steps, of single seeds, spread nodes reached 0.60 and with "
-        "global nodes 0.47: scores on `key` hang on the seed and the length. Networks start from random weights and are trained for minutes, on one CPU thread: compare "
-        "rows, not with what others "
-        "report for these data.",
+        "global nodes 0.47: scores on `key` hang on the seed and the length. Networks start from "
+        "random weights and are trained for minutes, on one CPU thread: compare rows, not with what others report for "
+        "these data.",
         "![Every seed's score by method](images/repgraph_learning.png)",
     ]
     for task in found["tasks"].values():
