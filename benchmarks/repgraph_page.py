@@ -140,7 +140,7 @@ def _learning(found: dict[str, Any]) -> list[str]:
         "solve it with every seed (0.57 with one). With 600 steps, of single seeds, spread nodes reached 0.60 and with "
         "global nodes 0.47: scores on `key` hang on the seed and the length. Networks start from "
         "random weights and are trained for minutes, on one CPU thread: compare rows, not with what others report for "
-        "these data.",
+        "these data. Seconds are as they came, also beside other work on the machine: the table of times is another.",
         "![Every seed's score by method](images/repgraph_learning.png)",
     ]
     for task in found["tasks"].values():
